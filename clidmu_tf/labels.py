@@ -1,0 +1,58 @@
+"""Labels in any form a Keras user has them, as rows of probabilities."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def to_targets(labels, num_classes, dtype="float32"):
+    """Returns labels as rows that sum to one.
+
+    A row that is no label (an index out of range, a soft label that does not
+    sum to one, NaN) becomes NaN, so that the loss shows it.
+
+    Args:
+        labels: `(n,)` or `(n, 1)` class indices, or `(n, num_classes)` one-hot or
+            soft labels.
+        num_classes: Number of classes.
+        dtype: Floating dtype of the result.
+
+    Returns:
+        `(n, num_classes)`.
+    """
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
+        targets = tf.cast(labels, dtype)
+    else:
+        indices = tf.cast(tf.reshape(labels, [-1]), "int64")
+        targets = tf.one_hot(indices, num_classes, dtype=dtype)
+    total = tf.reduce_sum(targets, axis=-1, keepdims=True)
+    return tf.where(tf.abs(total - 1) < 1e-3, targets, np.nan)
+
+
+def check_labels(labels, num_classes):
+    """Raises a ValueError that names the first label that is none.
+
+    Args:
+        labels: As for `to_targets`, a NumPy array.
+        num_classes: Number of classes.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        bad = ~(np.abs(labels.sum(axis=1) - 1) < 1e-3)
+        expected = "rows that sum to one"
+    elif labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
+        labels = labels.reshape(-1)
+        whole = np.floor(labels) == labels
+        bad = ~(whole & (labels >= 0) & (labels < num_classes))
+        expected = f"whole numbers from 0 to {num_classes - 1}"
+    else:
+        raise ValueError(
+            f"labels must have shape (n,), (n, 1) or (n, {num_classes}); received "
+            f"{labels.shape}."
+        )
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(
+            f"labels must be {expected}; received {labels[first]} at index {first} "
+            f"({int(bad.sum())} of {len(labels)} are wrong)."
+        )

@@ -1,0 +1,114 @@
+"""The mathematics: CLID, the per-example losses, and the prior penalty.
+
+Pure functions of tensors that keep the dtype of what they are given, so that
+the tests can hold them to reference values in float64.
+"""
+
+import tensorflow as tf
+
+SIMILARITY_EPSILON = 1e-7
+NORM_EPSILON = 1e-12
+
+
+def clid(features, logits, temperature=0.5):
+    """Cross-layer information divergence: do features and predictions agree?
+
+    The similarities of the features give every example a distribution over the
+    batch, and so do the similarities of the predicted probabilities; CLID is
+    the mean cross-entropy between the two. It needs no label.
+
+    The gradient flows through the probabilities alone: the feature graph is a
+    fixed target, and the row sums that normalise the prediction graph are not
+    differentiated. A negative feature similarity counts as zero *before* the
+    softmax. These are choices of the authors' code.
+
+    CLID depends on the temperature and, about as its logarithm, on the number
+    of examples: values at another temperature or batch size don't compare.
+
+    Args:
+        features: `(n, d)`, the input of the classifier's last Dense layer.
+        logits: `(n, num_classes)`, before the softmax.
+        temperature: Above 0; the lower, the more the nearest examples count.
+
+    Returns:
+        A scalar, zero or above.
+
+    Example:
+
+    ```python
+    features = tf.constant([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    logits = tf.constant([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    agree = clid(features, logits)
+    disagree = clid(features, logits[::-1])
+    assert agree < disagree
+    ```
+
+    Reference:
+        Hu et al., "CLID-MU: Cross-Layer Information Divergence Based Meta
+        Update Strategy for Learning with Noisy Labels", KDD 2025,
+        arXiv:2507.11807, section 4.
+    """
+    unit_features = _unit_rows(tf.stop_gradient(features))
+    similarity = tf.nn.relu(_gram(unit_features)) / temperature
+    target = tf.nn.softmax(similarity, axis=-1)
+
+    unit_predictions = _unit_rows(tf.nn.softmax(logits, axis=-1))
+    agreement = _gram(unit_predictions)
+    row_sum = tf.reduce_sum(agreement, axis=-1, keepdims=True)
+    agreement = agreement / tf.stop_gradient(row_sum)
+
+    divergence = -tf.math.log(target + SIMILARITY_EPSILON) * agreement
+    return tf.reduce_mean(tf.reduce_sum(divergence, axis=-1))
+
+
+def cross_entropy(logits, targets):
+    """Cross-entropy of each example.
+
+    Args:
+        logits: `(n, num_classes)`.
+        targets: `(n, num_classes)`, rows that sum to one.
+
+    Returns:
+        `(n,)`, zero or above.
+    """
+    return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+
+
+def mean_absolute_error(logits, targets):
+    """One minus the probability of the label, of each example.
+
+    Args:
+        logits: `(n, num_classes)`.
+        targets: `(n, num_classes)`, rows that sum to one.
+
+    Returns:
+        `(n,)` in [0, 1].
+    """
+    return 1.0 - tf.reduce_sum(tf.nn.softmax(logits, axis=-1) * targets, axis=-1)
+
+
+def prior_penalty(logits, prior):
+    """KL(prior ‖ mean prediction): high where whole classes are written off.
+
+    Args:
+        logits: `(n, num_classes)`.
+        prior: `(num_classes,)`, the share of each class; sums to one.
+
+    Returns:
+        A scalar, zero where the mean prediction of the batch is the prior.
+
+    Reference:
+        Li, Socher and Hoi, "DivideMix", ICLR 2020, equation 11.
+    """
+    log_mean = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
+    log_mean -= tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
+    return tf.reduce_sum(prior * tf.math.log(prior)) - tf.reduce_sum(prior * log_mean)
+
+
+def _unit_rows(matrix):
+    norm = tf.norm(matrix, axis=-1, keepdims=True)
+    return matrix / tf.maximum(norm, tf.cast(NORM_EPSILON, matrix.dtype))
+
+
+def _gram(rows):
+    return tf.matmul(rows, rows, transpose_b=True)

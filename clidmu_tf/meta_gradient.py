@@ -1,0 +1,158 @@
+"""The heart: one meta step as a pure function of tensors.
+
+In the notation of the paper, with θ the classifier's weights, φ the weight
+net's, η the learning rate, and J the Jacobian of the logits by θ:
+
+    virtual step     θ̂(φ) = θ − η ∇_θ L_w(θ; φ)
+    meta gradient    ∇_φ CLID(f_θ̂(x_M), z_θ̂(x_M))
+    real gradient    ∇_θ L_w(θ; φ_new), the weights held constant
+
+The loss reads θ through the logits alone (the weight nets' inputs are
+detached), so both gradients by θ are Jᵀu with u = ∂L_w/∂z: one forward pass
+serves the virtual step and the real one. Everything here takes and returns
+lists of tensors, never variables, so that XLA can compile it and every
+`tf.distribute` strategy can run it.
+
+Reference:
+    Hu et al., KDD 2025, arXiv:2507.11807, section 4 and algorithm 1.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A forward pass in training mode and the way back through it.
+
+    Attributes:
+        features: `(n, d)`, no gradient flows through them.
+        logits: `(n, num_classes)`, differentiable by θ.
+        state: The classifier's new non-trainable values.
+        pullback: u `(n, num_classes)` → Jᵀu, tensors as θ; differentiable by u.
+        gradient: As `pullback`, but only this replica's share of it; the sum of
+            the shares over the replicas is the gradient.
+    """
+
+    features: Any
+    logits: Any
+    state: list
+    pullback: Callable
+    gradient: Callable
+
+
+def local_forward(apply):
+    """Forward passes on one device, by nested gradient tapes.
+
+    Args:
+        apply: `(theta, state, x) → (features, logits, new_state)`, pure.
+
+    Returns:
+        A function `(theta, state, x) → Forward`.
+    """
+
+    def forward(theta, state, x):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(theta)
+            features, logits, state = apply(theta, state, x)
+
+        def pullback(u):
+            return tape.gradient(
+                logits,
+                theta,
+                output_gradients=u,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+
+        features = tf.stop_gradient(features)
+        return Forward(features, logits, state, pullback, pullback)
+
+    return forward
+
+
+def meta_step(
+    forward,
+    training_loss,
+    meta_objective,
+    update_weight_net,
+    *,
+    theta,
+    phi,
+    state,
+    x,
+    meta_x,
+    learning_rate,
+    virtual=None,
+):
+    """One meta update, and the gradient of the real update that follows it.
+
+    Args:
+        forward: `(theta, state, x) → Forward`.
+        training_loss: `(phi, features, logits, virtual) → scalar`, L_w.
+        meta_objective: `(features, logits) → scalar`, of the meta batch.
+        update_weight_net: ∇_φ → φ_new, a step of the meta optimizer.
+        theta: The classifier's trainable values.
+        phi: The weight net's trainable values.
+        state: The classifier's non-trainable values.
+        x: Inputs of the labelled batch.
+        meta_x: Inputs of the meta batch.
+        learning_rate: η of the virtual step, plain SGD.
+        virtual: Which of θ the virtual step moves, booleans; `None` for all.
+
+    Returns:
+        The gradient by θ (this replica's share), the new state, the `Forward`
+        of the labelled batch, the meta loss, ∇_φ, and φ_new.
+    """
+    here = forward(theta, state, x)
+    with tf.GradientTape() as tape:
+        tape.watch(phi)
+        u = loss_gradient(training_loss, phi, here, virtual=True)
+        moved = virtual_step(theta, here.pullback(u), learning_rate, virtual)
+        there = forward(moved, here.state, meta_x)
+        meta_loss = meta_objective(there.features, there.logits)
+    meta_gradient = tape.gradient(
+        meta_loss, phi, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    phi = update_weight_net(meta_gradient)
+    gradient = real_gradient(training_loss, phi, here)
+    state = carry_state(here.state, there.state)
+    return gradient, state, here, meta_loss, meta_gradient, phi
+
+
+def loss_gradient(training_loss, phi, outputs, virtual):
+    """u = ∂L_w/∂z, a function of φ that an outer tape can differentiate."""
+    features = tf.stop_gradient(outputs.features)
+    logits = tf.stop_gradient(outputs.logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = training_loss(phi, features, logits, virtual)
+    return tape.gradient(loss, logits)
+
+
+def virtual_step(theta, gradient, learning_rate, moves=None):
+    """θ̂ = θ − η ∇_θ L_w; without momentum or weight decay."""
+    moves = moves or [True] * len(theta)
+    return [
+        value - tf.cast(learning_rate, value.dtype) * slope if move else value
+        for value, slope, move in zip(theta, gradient, moves, strict=True)
+    ]
+
+
+def real_gradient(training_loss, phi, outputs):
+    """∇_θ L_w(θ; φ), the weights held constant: this replica's share."""
+    return outputs.gradient(loss_gradient(training_loss, phi, outputs, virtual=False))
+
+
+def carry_state(labelled, meta):
+    """What the step leaves behind: statistics of θ's own pass, advanced seeds.
+
+    The moving averages of the virtual pass are thrown away. Seeds (integers)
+    come from the later pass, so that no dropout mask is drawn twice.
+    """
+    return [
+        after if after.dtype.is_integer else before
+        for before, after in zip(labelled, meta, strict=True)
+    ]

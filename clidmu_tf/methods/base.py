@@ -1,0 +1,398 @@
+"""What every method shares: a classifier seen from inside, and Keras's plumbing."""
+
+import functools
+import logging
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf.distributed import (
+    Alone,
+    Replicas,
+    distributed_forward,
+    mean_over_replicas,
+)
+from clidmu_tf.errors import TrainingDiverged
+from clidmu_tf.features import ends_in_softmax, features_and_logits, head_of
+from clidmu_tf.labels import check_labels, to_targets
+from clidmu_tf.losses import clid, cross_entropy
+from clidmu_tf.meta_gradient import local_forward
+
+logger = logging.getLogger(__name__)
+
+# CLID values compare only at one temperature; what is logged uses this one.
+REFERENCE_TEMPERATURE = 0.5
+CHECK_EVERY = 50
+JIT_CHOICES = ("auto", True, False)
+BATCH_SCOPES = ("global", "replica")
+
+
+class NoisyLabelModel(keras.Model):
+    """A Keras classifier trained by one of this package's methods.
+
+    Subclasses say what one training step is (`train_step`); this class gives
+    them the classifier's features and logits, and gives Keras the rest: build,
+    compile, metrics, evaluation, saving and export.
+
+    Args:
+        classifier: Sequential or Functional model that ends in a Dense layer.
+        feature_layer: Name of the layer whose output is the features; `None` for
+            the input of the last Dense layer.
+    """
+
+    extra_logs = ("clid",)
+
+    def __init__(self, classifier, feature_layer=None, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(classifier, keras.Model):
+            raise ValueError(
+                f"classifier must be a keras.Model; received {type(classifier)}."
+            )
+        self.classifier = classifier
+        self.feature_layer = feature_layer
+        self._trackers = {name: keras.metrics.Mean(name) for name in self.extra_logs}
+        self._meta_iterator = None
+
+    # --- building
+
+    def build_if_ready(self):
+        """Builds now, but for a Sequential that waits for its first data."""
+        classifier = self.classifier
+        if classifier.built or not isinstance(classifier, keras.Sequential):
+            self._build_inside()
+
+    def build(self, input_shape=None):
+        if not self.built:
+            if not self.classifier.built:
+                self.classifier.build(input_shape)
+            self._build_inside()
+
+    def _build_inside(self):
+        inside = features_and_logits(self.classifier, self.feature_layer)
+        _refuse_float16(self.classifier)
+        # A function, so that Keras does not track the shared weights twice.
+        self._inside = lambda: inside
+        self._num_features, self.num_classes = (
+            output.shape[-1] for output in inside.outputs
+        )
+        self._returns_probabilities = ends_in_softmax(self.classifier)
+        self.build_method()
+        self.built = True
+        self._build_optimizers()
+
+    def build_method(self):
+        """Creates the method's own variables."""
+
+    def pure_step(self, kind):
+        """Returns the step of this kind as a pure function of tensors."""
+        raise NotImplementedError
+
+    def _build_optimizers(self):
+        if self.built and self.compiled:
+            self.optimizer.build(self._theta())
+
+    def call(self, inputs, training=None):
+        return self.classifier(inputs, training=training)
+
+    def compile(
+        self,
+        optimizer="sgd",
+        metrics=None,
+        weighted_metrics=None,
+        jit_compile="auto",
+        batch_scope="global",
+        run_eagerly=False,
+        **kwargs,
+    ):
+        """Configures training.
+
+        Args:
+            optimizer: Keras optimizer of the classifier. The virtual step uses
+                its current learning rate.
+            metrics: Keras metrics of labels and class scores.
+            weighted_metrics: The same, weighted by `sample_weight`.
+            jit_compile: Whether XLA compiles the step: `True`, `False`, or
+                `"auto"`, which compiles where there is a GPU.
+            batch_scope: What the losses of a batch see under a `tf.distribute`
+                strategy: `"global"`, the batch of all replicas, so that the update
+                is that of one device; or `"replica"`, each replica's own part,
+                which saves two all-reduces a step.
+            run_eagerly: Runs the step without a graph, for debugging.
+        """
+        if kwargs:
+            raise ValueError(
+                f"compile() received {sorted(kwargs)}, which {type(self).__name__} "
+                "does not take: it brings its own loss and runs one step at a time."
+            )
+        _check_choice("jit_compile", jit_compile, JIT_CHOICES)
+        _check_choice("batch_scope", batch_scope, BATCH_SCOPES)
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            # Keras would put XLA around strategy.run, which fails with two
+            # replicas; the pure function inside is what gets compiled.
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+        )
+        self.jit_requested = jit_compile
+        self.batch_scope = batch_scope
+        self._jit = self._choose_jit(jit_compile, run_eagerly)
+        self._compile_arguments = {
+            "optimizer": self.optimizer,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+            "jit_compile": jit_compile,
+            "batch_scope": batch_scope,
+            "run_eagerly": run_eagerly,
+        }
+        self._build_optimizers()
+
+    def _choose_jit(self, requested, run_eagerly):
+        if run_eagerly:
+            return False
+        gpus = bool(tf.config.list_logical_devices("GPU"))
+        jit = gpus if requested == "auto" else requested
+        logger.info(
+            "XLA is %s (jit_compile=%r, %s).",
+            "on" if jit else "off",
+            requested,
+            "a GPU" if gpus else "no GPU",
+        )
+        pooling = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)
+        if jit and any(
+            isinstance(layer, pooling) for layer in self.classifier._flatten_layers()
+        ):
+            logger.warning(
+                "XLA differentiates max pooling twice at 16 bits and may pick another "
+                "element; use average pooling or strides, or jit_compile=False."
+            )
+        return jit
+
+    # --- training
+
+    def fit(self, x=None, y=None, **kwargs):
+        """As `keras.Model.fit`."""
+        if y is not None and self.built:
+            check_labels(y, self.num_classes)
+        return super().fit(x, y, **kwargs)
+
+    def step_kind(self, step):
+        """Names the kind of training step number `step`, counted from 0."""
+        return "train"
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self._steps = {}
+        # Read at the first step: a callback may yet restore the optimizer.
+        self._step = None
+        self.train_function = self._train_on_next
+
+    def _train_on_next(self, iterator):
+        if self._step is None:
+            self._step = int(self.optimizer.iterations)
+        kind = self.step_kind(self._step)
+        if kind not in self._steps:
+            self._steps[kind] = self._make_step(kind)
+        logs = self._steps[kind](iterator, self._meta_iterator)
+        if self._step % CHECK_EVERY == 0:
+            self.check_logs(logs)
+        self._step += 1
+        return logs
+
+    def _make_step(self, kind):
+        strategy = self.distribute_strategy
+        step = functools.partial(self.train_step, kind=kind, compute=self.compute(kind))
+
+        @tf.autograph.experimental.do_not_convert
+        def on_data(data, meta):
+            logs = strategy.run(step, args=(data, meta))
+            return {
+                name: tf.reduce_mean(tf.stack(strategy.experimental_local_results(v)))
+                for name, v in logs.items()
+            }
+
+        @tf.autograph.experimental.do_not_convert
+        def on_iterators(iterator, meta_iterator):
+            meta = None if meta_iterator is None else meta_iterator.get_next()
+            return on_data(iterator.get_next(), meta)
+
+        if not self.run_eagerly:
+            on_data = tf.function(on_data, reduce_retracing=True)
+            on_iterators = tf.function(on_iterators, reduce_retracing=True)
+
+        def on_next(iterator, meta_iterator):
+            iterators = (tf.data.Iterator, tf.distribute.DistributedIterator)
+            if isinstance(iterator, iterators):
+                return on_iterators(iterator, meta_iterator)
+            # train_on_batch hands over a generator.
+            return on_data(next(iterator), None)
+
+        on_next.traced = on_iterators
+        return on_next
+
+    def compute(self, kind):
+        """Returns the pure function of a step of this kind, compiled if asked for."""
+        function = self.pure_step(kind)
+        whole = self._jit and not tf.distribute.has_strategy()
+        return tf.function(function, jit_compile=True) if whole else function
+
+    def forward(self):
+        """Returns how a step goes forward here: `(theta, state, x) → Forward`."""
+        if not tf.distribute.has_strategy():
+            return local_forward(self.apply_classifier)
+        return distributed_forward(self.apply_classifier, self.replicas, self._jit)
+
+    @property
+    def replicas(self):
+        """Whom the losses of a batch talk to: all replicas, or nobody."""
+        together = tf.distribute.has_strategy() and self.batch_scope == "global"
+        return Replicas() if together else Alone()
+
+    def apply_classifier(self, theta, state, x):
+        """The classifier in training mode, a pure function of tensors.
+
+        Returns:
+            Features `(n, d)` and logits `(n, num_classes)`, at least float32, and
+            the new non-trainable values.
+        """
+        (features, logits), state = self._inside().stateless_call(
+            theta, state, x, training=True
+        )
+        return _at_least_float32(features), _at_least_float32(logits), state
+
+    def check_logs(self, logs):
+        """Raises `TrainingDiverged` where a step's logs show that it failed."""
+        loss = float(logs["loss"])
+        if not np.isfinite(loss):
+            raise TrainingDiverged(
+                f"The loss is {loss} at step {self._step}: lower the learning rate "
+                "(and the meta learning rate), or look for labels outside "
+                f"0 to {self.num_classes - 1} and for NaN among the inputs."
+            )
+
+    def gather_batch(self, y, sample_weight):
+        """Returns what the loss needs of the whole batch: targets and weights."""
+        targets = to_targets(y, self.num_classes)
+        if sample_weight is None:
+            sample_weight = tf.ones_like(targets[:, 0])
+        sample_weight = tf.cast(tf.reshape(sample_weight, [-1]), targets.dtype)
+        return {
+            "targets": self.replicas.gather(targets),
+            "sample_weight": self.replicas.gather(sample_weight),
+        }
+
+    def theta(self):
+        """The classifier's trainable values, as tensors."""
+        return [tf.convert_to_tensor(v.value) for v in self._theta()]
+
+    def state(self):
+        """The classifier's non-trainable values, as tensors."""
+        return [tf.convert_to_tensor(v.value) for v in self._state()]
+
+    def apply_step(self, gradient, state):
+        """Applies the gradient (the replicas' shares are summed), assigns state."""
+        self.optimizer.apply(gradient, self._theta())
+        if tf.distribute.has_strategy():
+            state = mean_over_replicas(state)
+        for variable, value in zip(self._state(), state, strict=True):
+            variable.assign(value)
+
+    def log_step(self, x, y, sample_weight, logits, loss, **values):
+        """Updates the metrics of a training step and returns what they say."""
+        logits = self.replicas.scatter(logits)
+        self._loss_tracker.update_state(loss)
+        for name, value in values.items():
+            self._trackers[name].update_state(value)
+        logs = {"loss": self._loss_tracker.result()}
+        logs |= {name: metric.result() for name, metric in self._trackers.items()}
+        return logs | self.compute_metrics(x, y, self._scores(logits), sample_weight)
+
+    # --- evaluation
+
+    def test_step(self, data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        features, logits = map(_at_least_float32, self._inside()(x, training=False))
+        tracker = self._trackers["clid"]
+        tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
+        logs = {"clid": tracker.result()}
+        if y is not None:
+            losses = cross_entropy(logits, to_targets(y, self.num_classes))
+            self._loss_tracker.update_state(losses, sample_weight)
+            logs["loss"] = self._loss_tracker.result()
+            logs |= self.compute_metrics(x, y, self._scores(logits), sample_weight)
+        return {name: logs[name] for name in ("loss", "clid", *logs) if name in logs}
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # Keras's own returns all metrics; these are the compiled ones alone.
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(y, y_pred, sample_weight)
+            return self._compile_metrics.result()
+        return {}
+
+    def _scores(self, logits):
+        return tf.nn.softmax(logits) if self._returns_probabilities else logits
+
+    def _theta(self):
+        return self._inside().trainable_variables
+
+    def _state(self):
+        return self._inside().non_trainable_variables
+
+    @property
+    def head(self):
+        """The classifier's last Dense layer."""
+        return head_of(self.classifier)
+
+    # --- saving
+
+    def export(self, filepath, **kwargs):
+        """Exports the classifier alone as a SavedModel; see `keras.Model.export`."""
+        self.classifier.export(filepath, **kwargs)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "classifier": keras.saving.serialize_keras_object(self.classifier),
+            "feature_layer": self.feature_layer,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("classifier", "weight_net"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in self._compile_arguments.items()
+        }
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}; received {value!r}.")
+
+
+def _at_least_float32(tensor):
+    half = tensor.dtype in (tf.float16, tf.bfloat16)
+    return tf.cast(tensor, tf.float32) if half else tensor
+
+
+def _refuse_float16(classifier):
+    for layer in classifier._flatten_layers():
+        if layer.compute_dtype == "float16":
+            raise ValueError(
+                f"layer {layer.name!r} computes in float16, the virtual step of which "
+                "underflows without loss scaling; use the policy 'mixed_bfloat16' or "
+                "'float32'."
+            )

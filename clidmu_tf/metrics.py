@@ -1,0 +1,64 @@
+"""CLID as a Keras metric."""
+
+import keras
+
+from clidmu_tf.losses import clid
+
+
+@keras.saving.register_keras_serializable("clidmu_tf")
+class CLID(keras.metrics.Metric):
+    """Mean of [`clid`](losses.py) over batches of features and logits.
+
+    CLID depends on the batch size: to compare two values, compute both in
+    batches of one fixed size and at one fixed temperature.
+
+    Args:
+        temperature: Above 0.
+        name: Name of the metric.
+        dtype: Dtype of the result.
+
+    Example:
+
+    ```python
+    metric = clidmu.CLID(temperature=0.5)
+    metric.update_state(keras.random.normal((8, 4)), keras.random.normal((8, 3)))
+    print(float(metric.result()))
+    ```
+    """
+
+    def __init__(self, temperature=0.5, name="clid", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.temperature = check_temperature(temperature)
+        self.total = self.add_variable((), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, features, logits, sample_weight=None):
+        """Adds one batch.
+
+        Args:
+            features: `(n, d)`.
+            logits: `(n, num_classes)`.
+            sample_weight: Not used: CLID has no per-example terms to weight.
+        """
+        value = clid(
+            keras.ops.cast(features, self.dtype),
+            keras.ops.cast(logits, self.dtype),
+            self.temperature,
+        )
+        self.total.assign_add(value)
+        self.count.assign_add(1)
+
+    def result(self):
+        return keras.ops.divide_no_nan(self.total, self.count)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+def check_temperature(temperature):
+    """Returns `temperature`, or raises a ValueError where it is not above 0."""
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature must be above 0; received temperature={temperature}."
+        )
+    return float(temperature)

@@ -1,0 +1,48 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13 and the network.
+PYTHON ?= python3
+# Processes that share the tests.
+WORKERS ?= 2
+# More flags for the demo, such as ARGS="--epochs=5".
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help setup demo test lint clean
+help:
+	@echo "make demo    train on digits with wrong labels, about a minute on a laptop"
+	@echo "make test    all that CI runs: ruff, mypy, pytest"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make setup   only make .venv"
+	@echo "make clean   remove .venv, caches and build outputs; runs/ stays"
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "clidmu_tf needs Python 3.11 to 3.13, as TensorFlow does; '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; \
+	  exit 1; }
+	@echo "Installing into .venv (once, a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python train.py --flagfile=configs/digits.cfg $(ARGS)
+
+test: lint
+	@echo "Tests (pytest, $(WORKERS) processes)"
+	@$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(READY)
+	@echo "Lint (ruff, mypy)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy clidmu_tf
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""The same small machine for every test: CPU, one seed, a cleared Keras session."""
+
+import os
+
+# Read when TensorFlow is imported, and passed on to what a test starts.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["MPLBACKEND"] = "agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_session():
+    """No test sees the random state or the layer names that another left."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)

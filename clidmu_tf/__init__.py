@@ -1,6 +1,7 @@
 """Learning with wrong labels, without a clean one (CLID-MU) in Keras 3."""
 
 from clidmu_tf import noise
+from clidmu_tf.callbacks import SnapshotEnsemble
 from clidmu_tf.losses import clid
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
@@ -9,4 +10,4 @@ from clidmu_tf.weight_nets import VRI, WNet
 
 __version__ = "0.1.0"
 
-__all__ = ["CLID", "CLIDMU", "VRI", "CrossEntropy", "WNet", "clid", "noise"]
+__all__ = ["CLID", "CLIDMU", "VRI", "CrossEntropy", "SnapshotEnsemble", "WNet", "clid", "noise"]

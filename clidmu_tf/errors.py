@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class TrainingDiverged(RuntimeError):
     """Training cannot go on: the loss is not finite, or all weights are zero."""
+
+
+class Preempted(Exception):
+    """The run was asked to end (SIGTERM) and has saved where it was."""

@@ -64,7 +64,7 @@ class NoisyLabelModel(keras.Model):
 
     def build(self, input_shape=None):
         if not self.built:
-            if not self.classifier.built:
+            if not self.classifier.built and input_shape is not None:
                 self.classifier.build(input_shape)
             self._build_inside()
 
@@ -174,7 +174,9 @@ class NoisyLabelModel(keras.Model):
 
     def fit(self, x=None, y=None, **kwargs):
         """As `keras.Model.fit`."""
-        if y is not None and self.built:
+        if not self.built:
+            self.build(_input_shape(x))
+        if y is not None:
             check_labels(y, self.num_classes)
         return super().fit(x, y, **kwargs)
 
@@ -191,6 +193,7 @@ class NoisyLabelModel(keras.Model):
 
     def _train_on_next(self, iterator):
         if self._step is None:
+            self._require_built()
             self._step = int(self.optimizer.iterations)
         kind = self.step_kind(self._step)
         if kind not in self._steps:
@@ -200,6 +203,13 @@ class NoisyLabelModel(keras.Model):
             self.check_logs(logs)
         self._step += 1
         return logs
+
+    def _require_built(self):
+        if not self.built:
+            raise ValueError(
+                f"classifier {self.classifier.name!r} has no input shape yet: put "
+                "keras.Input first, or train it with fit on arrays or a tf.data.Dataset."
+            )
 
     def _make_step(self, kind):
         strategy = self.distribute_strategy
@@ -260,7 +270,7 @@ class NoisyLabelModel(keras.Model):
         (features, logits), state = self._inside().stateless_call(
             theta, state, x, training=True
         )
-        return _at_least_float32(features), _at_least_float32(logits), state
+        return at_least_float32(features), at_least_float32(logits), state
 
     def check_logs(self, logs):
         """Raises `TrainingDiverged` where a step's logs show that it failed."""
@@ -313,7 +323,7 @@ class NoisyLabelModel(keras.Model):
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        features, logits = map(_at_least_float32, self._inside()(x, training=False))
+        features, logits = map(at_least_float32, self._inside()(x, training=False))
         tracker = self._trackers["clid"]
         tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
         logs = {"clid": tracker.result()}
@@ -351,6 +361,21 @@ class NoisyLabelModel(keras.Model):
         """Exports the classifier alone as a SavedModel; see `keras.Model.export`."""
         self.classifier.export(filepath, **kwargs)
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras does not save the state of seeds; training could not go on without.
+        for i, variable in enumerate(self._seeds()):
+            store[f"seed_{i}"] = variable.numpy()
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self._seeds()):
+            variable.assign(store[f"seed_{i}"])
+        own = [name for name in store.keys() if not name.startswith("seed_")]
+        super().load_own_variables({name: store[name] for name in own})
+
+    def _seeds(self):
+        return [v for v in self.variables if "seed_generator_state" in v.path]
+
     def get_config(self):
         return {
             "name": self.name,
@@ -378,12 +403,20 @@ class NoisyLabelModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
 
+def _input_shape(x):
+    spec = x.element_spec if isinstance(x, tf.data.Dataset) else x
+    spec = spec[0] if isinstance(spec, tuple) else spec
+    shape = getattr(spec, "shape", None)
+    return None if shape is None else (None, *shape[1:])
+
+
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}; received {value!r}.")
 
 
-def _at_least_float32(tensor):
+def at_least_float32(tensor):
+    """Casts what was computed in 16 bits, for the losses."""
     half = tensor.dtype in (tf.float16, tf.bfloat16)
     return tf.cast(tensor, tf.float32) if half else tensor
 

@@ -11,7 +11,11 @@ from clidmu_tf.features import virtual_variables
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import clid, cross_entropy, mean_absolute_error, prior_penalty
 from clidmu_tf.meta_gradient import meta_step, real_gradient
-from clidmu_tf.methods.base import REFERENCE_TEMPERATURE, NoisyLabelModel
+from clidmu_tf.methods.base import (
+    REFERENCE_TEMPERATURE,
+    NoisyLabelModel,
+    at_least_float32,
+)
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.metrics import check_temperature
 
@@ -298,10 +302,14 @@ class CLIDMU(NoisyLabelModel):
     def _weighted_loss(self, phi, features, logits, batch, classes, virtual):
         losses = cross_entropy(logits, batch["targets"])
         weights = self._raw_weights(phi, features, logits, batch)
-        if self.class_balance:
-            weights /= tf.linalg.matvec(batch["targets"], classes[0])
+        weights = self._balanced(weights, batch["targets"], classes)
         weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
         return tf.reduce_sum(weights * losses * batch["sample_weight"])
+
+    def _balanced(self, weights, targets, classes):
+        if not self.class_balance or isinstance(self.weight_net, weight_nets.VRI):
+            return weights
+        return weights / tf.linalg.matvec(targets, classes[0])
 
     def _masked_loss(self, phi, features, logits, batch, classes, virtual):
         noise = batch["noise"][0 if virtual else 1]
@@ -352,24 +360,30 @@ class CLIDMU(NoisyLabelModel):
 
     # --- use
 
-    def label_weights(self, x, y, batch_size=100):
+    def label_weights(self, x, y=None, batch_size=100):
         """How far the trained model trusts each label.
 
         Args:
-            x: Inputs, `(n, …)`.
-            y: Labels, as for `fit`.
+            x: Inputs, `(n, …)`, or a `tf.data.Dataset` of batches `(x, y)`.
+            y: Labels, as for `fit`; `None` with a dataset.
             batch_size: Examples at a time.
 
         Returns:
             `(n,)` NumPy array, zero or above, with mean one.
         """
-        outputs = self._inside().predict(x, batch_size=batch_size, verbose=0)
-        features, logits = (tf.convert_to_tensor(output) for output in outputs)
-        batch = {"targets": to_targets(y, self.num_classes)}
-        weights = self._raw_weights(self.phi(), features, logits, batch)
-        if self.class_balance and not isinstance(self.weight_net, weight_nets.VRI):
-            weights /= tf.linalg.matvec(batch["targets"], self._classes()[0])
-        return np.asarray(weights / tf.reduce_mean(weights))
+        batches = x
+        if not isinstance(x, tf.data.Dataset):
+            batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+
+        @tf.function(reduce_retracing=True)
+        def weigh(x, y):
+            features, logits = map(at_least_float32, self._inside()(x, training=False))
+            batch = {"targets": to_targets(y, self.num_classes)}
+            weights = self._raw_weights(self.phi(), features, logits, batch)
+            return self._balanced(weights, batch["targets"], self._classes())
+
+        weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
+        return weights / max(weights.mean(), np.finfo("float32").tiny)
 
     def get_config(self):
         names = (

@@ -1,0 +1,167 @@
+"""Callbacks: the snapshot ensemble, and the metrics of every epoch."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from clidmu_tf.checkpoints import read_arrays, write_arrays, write_atomically
+from clidmu_tf.features import ends_in_softmax, features_and_logits
+from clidmu_tf.losses import clid
+from clidmu_tf.metrics import check_temperature
+
+
+class SnapshotEnsemble(keras.callbacks.Callback):
+    """Keeps the epochs with the lowest CLID; together they predict better.
+
+    After each epoch CLID is measured on fixed data, in fixed batches and at a fixed
+    temperature, without a label. The ensemble sums the logits of the `k` epochs
+    with the lowest value.
+
+    Args:
+        data: Inputs to measure CLID on, `(n, …)`; no labels.
+        k: Number of snapshots, 1 or more.
+        temperature: Of CLID, above 0.
+        batch_size: Examples at a time; what does not fill a batch is left out,
+            since CLID depends on the batch size.
+        directory: Where to keep the snapshots; `None` keeps them in memory.
+
+    Example:
+
+    ```python
+    x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 3
+    model = clidmu.CLIDMU(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    )
+    model.compile(optimizer="sgd")
+    snapshots = clidmu.SnapshotEnsemble(x, k=2, batch_size=32)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[snapshots])
+    scores = snapshots.ensemble().predict(x, verbose=0)
+    ```
+
+    Reference:
+        Hu et al., KDD 2025, arXiv:2507.11807, section 4.4.
+    """
+
+    def __init__(self, data, k=5, temperature=0.5, batch_size=100, directory=None):
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"k must be 1 or more; received k={k}.")
+        self.data = data
+        self.k = k
+        self.temperature = check_temperature(temperature)
+        self.batch_size = min(batch_size, len(data))
+        self.directory = directory and pathlib.Path(directory)
+        self.snapshots = []
+
+    def on_train_begin(self, logs=None):
+        classifier = self.model.classifier
+        self._inside = features_and_logits(classifier, self.model.feature_layer)
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = self.measure()
+        if logs is not None:
+            logs["snapshot_clid"] = value
+        weights = self.model.classifier.get_weights()
+        kept = [s for s in self.snapshots if s[1] != epoch]
+        kept = sorted([*kept, (value, epoch, weights)], key=lambda s: s[:2])
+        self.snapshots = kept[: self.k]
+        self._write()
+
+    def measure(self):
+        """Returns CLID of the model as it is: the mean over fixed batches."""
+        usable = len(self.data) // self.batch_size * self.batch_size
+        outputs = self._inside.predict(
+            self.data[:usable], batch_size=self.batch_size, verbose=0
+        )
+        batches = zip(
+            *(np.split(o, usable // self.batch_size) for o in outputs), strict=True
+        )
+        values = [clid(f, tf.constant(z), self.temperature) for f, z in batches]
+        return float(np.mean(values))
+
+    def ensemble(self):
+        """Returns the snapshots as one model, exportable like any other.
+
+        It returns the sum of the snapshots' logits, or their softmax where the
+        classifier itself returns probabilities.
+        """
+        if not self.snapshots:
+            raise ValueError("No epoch was trained yet, so there is no snapshot.")
+        return ensemble(self.model.classifier, [w for _, _, w in self.snapshots])
+
+    def restore(self, before_epoch):
+        """Reads back the snapshots of a run cut short, those before an epoch."""
+        self.snapshots = []
+        for path in sorted(self.directory.glob("snapshot-*.npz")):
+            record = read_arrays(path)
+            epoch = int(record.pop("epoch"))
+            if epoch < before_epoch:
+                weights = [record[f"w{i}"] for i in range(len(record) - 1)]
+                self.snapshots.append((float(record["clid"]), epoch, weights))
+        self.snapshots.sort(key=lambda s: s[:2])
+
+    def _write(self):
+        if self.directory is None:
+            return
+        kept = {f"snapshot-{snapshot[1]:05d}.npz": snapshot for snapshot in self.snapshots}
+        for path in self.directory.glob("snapshot-*.npz"):
+            if path.name not in kept:
+                path.unlink()
+        for name, (value, epoch, weights) in kept.items():
+            arrays = {f"w{j}": weight for j, weight in enumerate(weights)}
+            write_arrays(self.directory / name, clid=value, epoch=epoch, **arrays)
+
+
+def ensemble(classifier, weights, name="snapshot_ensemble"):
+    """Returns a model that sums the logits of one classifier under many weights.
+
+    Args:
+        classifier: The classifier, Sequential or Functional.
+        weights: A list of what `classifier.get_weights()` returned.
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model` from the classifier's inputs to its kind of scores.
+    """
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype),
+        classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
+    )
+    logits = []
+    for i, values in enumerate(weights):
+        member = keras.models.clone_model(classifier)
+        member.set_weights(values)
+        inside = features_and_logits(member)
+        inside.name = f"snapshot_{i}"
+        logits.append(inside(inputs)[1])
+    scores = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
+    if ends_in_softmax(classifier):
+        scores = keras.layers.Softmax()(scores)
+    return keras.Model(inputs, scores, name=name)
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Writes a CSV file with one row an epoch, whole and atomically each time.
+
+    Args:
+        path: The file.
+        rows: Rows of the epochs before, for a run that goes on.
+    """
+
+    def __init__(self, path, rows=()):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.rows = list(rows)
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows.append({"epoch": epoch + 1, **values})
+        self.write()
+
+    def write(self):
+        """Writes the rows so far."""
+        text = pd.DataFrame(self.rows).to_csv(index=False)
+        write_atomically(self.path, lambda file: file.write(text.encode()))

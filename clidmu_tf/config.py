@@ -1,0 +1,162 @@
+"""Every setting of a run, once: type, default, help and what it may be."""
+
+import dataclasses
+import pathlib
+
+from clidmu_tf import noise
+from clidmu_tf.errors import UserError
+
+TASKS = ("train", "evaluate", "export")
+METHODS = ("clid_mu", "cross_entropy")
+
+
+def setting(default, help, choices=None, least=None, most=None):
+    """A field of `Config` that knows its help and its range."""
+    metadata = {"help": help, "choices": choices, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run; each is a flag of `train.py`."""
+
+    task: str = setting("train", "What to do.", TASKS)
+    workdir: str = setting("runs/digits", "Folder of the run; made if need be.")
+    resume: bool = setting(True, "Go on where a run in --workdir stopped.")
+    seed: int = setting(0, "The one seed: weights, order, noise, augmentation.", least=0)
+
+    dataset: str = setting(
+        "digits", "digits, folder, or the name of a prepared TFDS data set."
+    )
+    data_dir: str = setting("", "Folder of the images, or TFDS's data_dir.")
+    label_key: str = setting("label", "Column of the labels to train on.")
+    clean_label_key: str = setting(
+        "", "Column of the true labels, to report against; empty if unknown."
+    )
+    image_size: int = setting(0, "Side that images are resized to; 0: as they are.", least=0)
+    holdout: float = setting(
+        0.1, "Share of a folder without a test folder that is held out.", least=0, most=0.9
+    )
+    on_bad_image: str = setting("refuse", "A file that is no image.", ("refuse", "skip"))
+    train_examples: int = setting(0, "Train on the first so many; 0: all.", least=0)
+    augment: str = setting("", "Comma-separated: flip, crop, randaugment.")
+
+    noise: str = setting("none", "Label noise to add.", tuple(noise.NOISES))
+    noise_rate: float = setting(0.0, "Probability that a label is redrawn.", least=0, most=1)
+
+    method: str = setting("clid_mu", "How to train.", METHODS)
+    weight_net: str = setting("wnet", "Weight network.", ("wnet", "vri"))
+    meta_objective: str = setting(
+        "clid",
+        "What judges the virtual step; a supervised one uses the true labels of the "
+        "meta examples (an oracle).",
+        ("clid", "cross_entropy", "mae"),
+    )
+    temperature: float = setting(0.5, "Temperature of CLID.")
+    class_balance: bool = setting(True, "Each given class keeps its share of weight.")
+    prior_penalty: float = setting(1.0, "Weight of KL(prior || mean prediction).", least=0)
+    warmup_epochs: int = setting(0, "Epochs of plain cross-entropy first.", least=0)
+    meta_interval: int = setting(1, "A meta update every so many steps.", least=1)
+    virtual_scope: str = setting(
+        "all", "Weights that the virtual step moves.", ("all", "last_block", "head")
+    )
+
+    backbone: str = setting(
+        "digits_cnn", "A network of clidmu_tf.backbones, or of keras.applications."
+    )
+    init_weights: str = setting("", "File (.keras, .weights.h5) of initial weights.")
+    epochs: int = setting(60, "Passes over the data.", least=1)
+    steps_per_epoch: int = setting(0, "Steps of an epoch; 0: all the data.", least=0)
+    batch_size: int = setting(100, "Examples a step, over all replicas.", least=1)
+    meta_batch_size: int = setting(
+        0, "Examples of the meta batch; 0: the labelled batch's own inputs.", least=0
+    )
+    meta_examples: int = setting(
+        1000, "Training examples that meta batches and CLID are drawn from.", least=1
+    )
+
+    optimizer: str = setting("sgd", "Classifier's optimizer.", ("sgd", "adam"))
+    learning_rate: float = setting(0.02, "Classifier's learning rate.", least=0)
+    momentum: float = setting(0.9, "Momentum of SGD.", least=0, most=1)
+    weight_decay: float = setting(0.0, "Decoupled weight decay.", least=0)
+    lr_schedule: str = setting(
+        "constant", "How the learning rate falls.", ("constant", "cosine", "cosine_restarts")
+    )
+    lr_period: int = setting(0, "Epochs of one cosine; 0: all of them.", least=0)
+    lr_min: float = setting(0.0, "Learning rate at the cosine's end.", least=0)
+    meta_optimizer: str = setting("adam", "Weight net's optimizer.", ("adam", "sgd"))
+    meta_learning_rate: float = setting(1e-3, "Weight net's learning rate.", least=0)
+    meta_weight_decay: float = setting(0.0, "Weight net's weight decay.", least=0)
+
+    strategy: str = setting(
+        "auto",
+        "Devices: auto is mirrored with two or more GPUs, else none; multi_worker "
+        "reads TF_CONFIG.",
+        ("auto", "none", "mirrored", "multi_worker"),
+    )
+    batch_scope: str = setting(
+        "global", "What CLID and the weights see of a batch.", ("global", "replica")
+    )
+    precision: str = setting("float32", "Arithmetic.", ("float32", "bfloat16"))
+    jit: str = setting("auto", "XLA; auto: on a GPU.", ("auto", "on", "off"))
+    checkpoint_every: int = setting(
+        0, "Save every so many steps, besides after each epoch.", least=0
+    )
+    snapshots: int = setting(5, "Epochs of the snapshot ensemble.", least=1)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if not self.temperature > 0:
+            raise UserError(
+                f"--temperature must be above 0; received {self.temperature}."
+            )
+
+    def flags(self):
+        """Returns the settings as lines of a flagfile."""
+        return [
+            f"--{field.name}={_text(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+        ]
+
+    def differences(self, other, but=()):
+        """Returns `--name=value` of each setting that differs from another's."""
+        names = [f.name for f in dataclasses.fields(self) if f.name not in but]
+        return [
+            f"--{name}={_text(getattr(other, name))}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def replace(self, **changes):
+        """Returns a copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def read(path):
+    """Returns the Config that a run wrote into its workdir."""
+    types = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    values = {}
+    for line in pathlib.Path(path).read_text().splitlines():
+        if line.startswith("--"):
+            name, value = line[2:].split("=", 1)
+            if name in types:
+                values[name] = value == "true" if types[name] is bool else types[name](value)
+    return Config(**values)
+
+
+def _check(field, value):
+    limits = field.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise UserError(
+            f"--{field.name} must be one of {', '.join(limits['choices'])}; received "
+            f"{value!r}."
+        )
+    low, high = limits["least"], limits["most"]
+    if (low is not None and not value >= low) or (high is not None and value > high):
+        bounds = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise UserError(f"--{field.name} must be {bounds}; received {value}.")
+
+
+def _text(value):
+    return str(value).lower() if isinstance(value, bool) else str(value)

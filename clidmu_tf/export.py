@@ -1,0 +1,61 @@
+"""SavedModels that answer raw images, with nothing of this package needed."""
+
+import pathlib
+import shutil
+
+import keras
+import tensorflow as tf
+
+from clidmu_tf.features import ends_in_softmax
+
+
+def export(classifier, path, image_shape, class_names):
+    """Writes a SavedModel: raw `uint8` images in, probabilities and labels out.
+
+    Its signature `serving_default` takes `images`, `(n, height, width, channels)` of
+    any size, which it resizes, and returns `probabilities` `(n, num_classes)` and
+    `labels` `(n,)`, indices into the class names, one a line in
+    `assets.extra/labels.txt`.
+
+    Args:
+        classifier: A Keras classifier of raw images that ends in a Dense layer.
+        path: Folder to write, replaced where it is there.
+        image_shape: `(height, width, channels)` that the classifier takes.
+        class_names: Names of the classes, in order.
+    """
+    height, width, channels = image_shape
+
+    def serve(images):
+        images = tf.image.resize(tf.cast(images, tf.float32), (height, width))
+        scores = tf.cast(classifier(images, training=False), tf.float32)
+        is_probability = ends_in_softmax(classifier)
+        probabilities = scores if is_probability else tf.nn.softmax(scores)
+        return {"probabilities": probabilities, "labels": tf.argmax(scores, axis=-1)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(classifier)
+    archive.add_endpoint(
+        "serving_default",
+        serve,
+        [tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")],
+    )
+    part = pathlib.Path(path).with_name("part")
+    shutil.rmtree(part, ignore_errors=True)
+    archive.write_out(part, verbose=False)
+    (part / "assets.extra").mkdir()
+    (part / "assets.extra" / "labels.txt").write_text("\n".join(class_names) + "\n")
+    shutil.rmtree(path, ignore_errors=True)
+    part.rename(path)
+
+
+def load(path):
+    """Returns the exported function: images → probabilities and labels."""
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+
+    def call(images):
+        # The model must outlive the function that is taken from it.
+        assert loaded is not None
+        return serve(images=tf.constant(images))
+
+    return call

@@ -1,0 +1,67 @@
+"""The pictures of a run."""
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+
+PANELS = [
+    ("Accuracy", {"accuracy": "train, given labels", "val_accuracy": "test"}),
+    ("Loss", {"loss": "train, weighted", "val_loss": "test"}),
+    ("CLID", {"snapshot_clid": "fixed training examples"}),
+    ("Mean weight", {"mean_weight": "training batches"}),
+]
+
+
+def curves(rows, path):
+    """Draws accuracy, loss, CLID and mean weight over the epochs.
+
+    Args:
+        rows: One dict of numbers an epoch.
+        path: PNG file to write.
+    """
+    panels = [(t, n) for t, n in PANELS if any(name in rows[0] for name in n)]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained"
+    )
+    epochs = [row["epoch"] for row in rows]
+    for axis, (title, names) in zip(np.atleast_1d(axes), panels, strict=True):
+        for name, label in names.items():
+            if name in rows[0]:
+                marker = "o" if len(rows) < 10 else None
+                axis.plot(epochs, [r[name] for r in rows], label=label, marker=marker)
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def weights(values, is_wrong, path):
+    """Draws the weights of the labels, right against wrong ones where known.
+
+    Args:
+        values: `(n,)` weights with mean one.
+        is_wrong: `(n,)` booleans, or `None` where the truth is unknown.
+        path: PNG file to write.
+    """
+    groups = {"all labels": values}
+    if is_wrong is not None:
+        groups = {"right labels": values[~is_wrong], "wrong labels": values[is_wrong]}
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    edges = np.linspace(0, max(np.quantile(values, 0.999), 1e-3), 41)
+    for name, group in groups.items():
+        if len(group):
+            label = f"{name} ({len(group)}, mean {group.mean():.2f})"
+            axis.hist(np.minimum(group, edges[-1]), edges, alpha=0.6, label=label)
+    axis.set(
+        title="What the network was taught to trust",
+        xlabel="weight (mean 1)",
+        ylabel="examples",
+    )
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

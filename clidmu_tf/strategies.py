@@ -1,0 +1,91 @@
+"""The devices of a run."""
+
+import contextlib
+import json
+import os
+
+import tensorflow as tf
+
+from clidmu_tf.errors import UserError
+
+
+def make(name):
+    """Returns the `tf.distribute` strategy of this name, or `None` for one device.
+
+    Args:
+        name: `"auto"`, `"none"`, `"mirrored"` or `"multi_worker"`.
+
+    Raises:
+        UserError: The devices or TF_CONFIG do not fit.
+    """
+    devices = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(devices) > 1 else "none"
+    if name == "none":
+        return None
+    if name == "mirrored":
+        devices = devices or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    check_tf_config(os.environ.get("TF_CONFIG", ""))
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def check_tf_config(text):
+    """Raises a UserError where TF_CONFIG does not name workers and a task."""
+    try:
+        cluster = json.loads(text)
+        workers, index = cluster["cluster"]["worker"], cluster["task"]["index"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            "--strategy=multi_worker needs TF_CONFIG, such as '"
+            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": '
+            f'"worker", "index": 0}}}}\'; received {text!r}.'
+        ) from None
+    if "ps" in cluster["cluster"]:
+        raise UserError(
+            "TF_CONFIG names parameter servers ('ps'), which Keras 3 does not support: "
+            "name workers only."
+        )
+    if not 0 <= index < len(workers):
+        raise UserError(
+            f"TF_CONFIG's task index {index} is none of its {len(workers)} workers."
+        )
+
+
+def scope(strategy):
+    """The strategy's scope, or no scope."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def is_chief(strategy):
+    """Whether this process writes files: every process but the other workers."""
+    return strategy is None or not strategy.extended._in_multi_worker_mode() or (
+        strategy.cluster_resolver.task_id == 0
+    )
+
+
+def distribute(strategy, make_batches, batch_size):
+    """Returns batches for `fit`: a dataset, cut over workers and replicas.
+
+    Args:
+        strategy: The strategy or `None`.
+        make_batches: `(num_shards, shard_index, replicas_per_shard) → Dataset`.
+        batch_size: The global batch size.
+
+    Raises:
+        UserError: The global batch does not divide by the replicas.
+    """
+    if strategy is None:
+        return make_batches(1, 0, 1)
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"--batch_size={batch_size} is that of all replicas and must divide by "
+            f"their number, {replicas}."
+        )
+
+    def of_worker(context):
+        workers = context.num_input_pipelines
+        return make_batches(workers, context.input_pipeline_id, replicas // workers)
+
+    return strategy.distribute_datasets_from_function(of_worker)

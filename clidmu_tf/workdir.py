@@ -1,0 +1,102 @@
+"""The folder of a run: what lies in it, and whose it is."""
+
+import json
+import pathlib
+
+from clidmu_tf import config as config_module
+from clidmu_tf.checkpoints import write_atomically
+from clidmu_tf.errors import UserError
+
+# What may differ between a run and its continuation.
+FREE = (
+    "task",
+    "workdir",
+    "resume",
+    "strategy",
+    "jit",
+    "checkpoint_every",
+    "data_dir",
+)
+
+
+class Workdir:
+    """The folder of a run.
+
+    Args:
+        path: The folder; it need not be there yet.
+    """
+
+    def __init__(self, path):
+        if not path:
+            raise UserError("--workdir is empty: name a folder for the run.")
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.cfg"
+        self.metrics = self.path / "metrics.csv"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.curves = self.path / "curves.png"
+        self.weights = self.path / "weights.png"
+        self.export = self.path / "export" / "1"
+        self.export_ensemble = self.path / "export_ensemble" / "1"
+        self.summary = self.path / "summary.json"
+
+    def claim(self, config):
+        """Makes the folder this run's, or finds that it already is.
+
+        Raises:
+            UserError: It holds another run or other files, or cannot be written.
+        """
+        if self.config.exists():
+            other = config_module.read(self.config)
+            differences = other.differences(config, but=FREE)
+            if differences:
+                raise UserError(
+                    f"--workdir={self.path} holds another run, which differs in "
+                    f"{' '.join(differences)}: choose another --workdir, or remove "
+                    "that one."
+                )
+            if not config.resume:
+                raise UserError(
+                    f"--workdir={self.path} already holds this run: leave --resume on "
+                    "to go on with it, choose another --workdir, or remove that one."
+                )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"--workdir={self.path} is not empty and holds no run: choose another."
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be made ({error.strerror}): choose one "
+                "that you may write to."
+            ) from error
+        lines = ["# Run again: python train.py --flagfile=THIS --workdir=NEW"]
+        text = "\n".join([*lines, *config.flags()]) + "\n"
+        write_atomically(self.config, lambda file: file.write(text.encode()))
+
+    def finished(self):
+        """Whether the run came to its end."""
+        return self.summary.exists()
+
+    def read_config(self):
+        """Returns the Config of the run that lies here.
+
+        Raises:
+            UserError: There is none.
+        """
+        if not self.config.exists():
+            raise UserError(
+                f"--workdir={self.path} holds no run (no config.cfg): train one first."
+            )
+        return config_module.read(self.config)
+
+    def read_summary(self):
+        """Returns what the finished run came to."""
+        return json.loads(self.summary.read_text())
+
+    def write_summary(self, summary):
+        """Writes the summary; with it the run is finished."""
+        text = json.dumps(summary, indent=2) + "\n"
+        write_atomically(self.summary, lambda file: file.write(text.encode()))

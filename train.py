@@ -1,0 +1,67 @@
+"""Trains, evaluates or exports a classifier from noisy labels.
+
+    python train.py --flagfile=configs/digits.cfg
+
+Flags given after --flagfile override it. `--helpshort` lists them all.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags  # noqa: E402  (the log level is read at import)
+
+from clidmu_tf.config import Config  # noqa: E402
+from clidmu_tf.errors import Preempted, TrainingDiverged, UserError  # noqa: E402
+
+EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+EXIT_PREEMPTED = 75
+
+DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+
+
+def define_flags():
+    """Makes a flag of every setting, so that a default exists once."""
+    for field in dataclasses.fields(Config):
+        kind = type(field.default)
+        help_text = field.metadata["help"]
+        if field.metadata["choices"]:
+            help_text += f" One of: {', '.join(field.metadata['choices'])}."
+        define = DEFINE.get(kind, flags.DEFINE_string)
+        define(field.name, field.default, help_text)
+
+
+def main(argv):
+    try:
+        if len(argv) > 1:
+            raise UserError(
+                f"Not understood: {' '.join(argv[1:])!r}; write every setting as "
+                "--name=value, also in a flagfile."
+            )
+        names = [field.name for field in dataclasses.fields(Config)]
+        config = Config(**{name: flags.FLAGS[name].value for name in names})
+        from clidmu_tf import run
+
+        run.TASKS[config.task](config)
+    except (UserError, ValueError) as error:
+        fail(error, EXIT_USER_ERROR)
+    except TrainingDiverged as error:
+        fail(error, EXIT_DIVERGED)
+    except Preempted as error:
+        fail(error, EXIT_PREEMPTED)
+
+
+def fail(error, code):
+    print(f"train.py: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("clidmu_tf").setLevel(logging.INFO)
+    define_flags()
+    app.run(main)

@@ -19,13 +19,13 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml requirements.txt requirements-dev.txt constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+$(READY): requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
 	  echo "clidmu_tf needs Python 3.11 to 3.13, as TensorFlow does; '$(PYTHON)' is" \
-	    "$$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; \
+	    "$$($(PYTHON) --version 2>&1 || echo missing). Name one: PYTHON=python3.12"; \
 	  exit 1; }
 	@echo "Installing into .venv (once, a few minutes)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable ".[dev]"
 	@touch $@

@@ -16,6 +16,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def fresh_session():
-    """No test sees the random state or the layer names that another left."""
+    """No test sees the seed, the layer names or the dtype that another left."""
     keras.backend.clear_session()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)

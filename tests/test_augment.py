@@ -126,7 +126,7 @@ class TestReflectPadCrop:
     def test_padding_must_be_less_than_the_image(self):
         crop = augment.reflect_pad_crop(8)
         assert crop(images(2, (9, 9, 1)), seeds(2)).shape == (2, 9, 9, 1)
-        with pytest.raises(ValueError, match=r"padding, 8, .* \(2, 9, 8, 1\)"):
+        with pytest.raises(ValueError, match=r"padding, 8; .* \(2, 9, 8, 1\)"):
             crop(images(2, (9, 8, 1)), seeds(2))
 
 

@@ -107,6 +107,9 @@ def distributed_forward(apply, replicas, jit_compile):
 def _all_reduce(operation, tensors):
     if not tensors or not tf.distribute.has_strategy():
         return tensors
+    # An identity has a device, which a function's argument may lack and a
+    # multi-worker all-reduce needs.
+    tensors = [tf.identity(tensor) for tensor in tensors]
     return tf.distribute.get_replica_context().all_reduce(operation, tensors)
 
 

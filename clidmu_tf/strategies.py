@@ -18,16 +18,18 @@ def make(name):
     Raises:
         UserError: The devices or TF_CONFIG do not fit.
     """
-    devices = tf.config.list_logical_devices("GPU")
     if name == "auto":
-        name = "mirrored" if len(devices) > 1 else "none"
+        gpus = tf.config.list_physical_devices("GPU")
+        name = "mirrored" if len(gpus) > 1 else "none"
     if name == "none":
         return None
-    if name == "mirrored":
-        devices = devices or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    check_tf_config(os.environ.get("TF_CONFIG", ""))
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "multi_worker":
+        # Before anything else: its collectives are set up when TensorFlow starts.
+        check_tf_config(os.environ.get("TF_CONFIG", ""))
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices
+    found = devices("GPU") or devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in found])
 
 
 def check_tf_config(text):

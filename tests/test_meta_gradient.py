@@ -182,30 +182,30 @@ def conv_problem(weight_net, class_balance=True, prior_penalty=1.0):
     return model, model._training_loss(batch, classes), x, meta_x
 
 
+def clid_with_fixed_graphs(features, logits):
+    """CLID as a function of the logits alone, all that is detached held fixed."""
+    unit = tf.math.l2_normalize(features, axis=1)
+    similarity = tf.nn.relu(tf.matmul(unit, unit, transpose_b=True)) / 0.5
+    cost = -tf.math.log(tf.nn.softmax(similarity) + 1e-7)
+    predictions = tf.math.l2_normalize(tf.nn.softmax(logits), axis=1)
+    row_sum = tf.reduce_sum(tf.matmul(predictions, predictions, transpose_b=True), 1)
+
+    def objective(_, logits):
+        predictions = tf.math.l2_normalize(tf.nn.softmax(logits), axis=1)
+        agreement = tf.matmul(predictions, predictions, transpose_b=True)
+        return tf.reduce_mean(tf.reduce_sum(cost * agreement, axis=1) / row_sum)
+
+    return objective
+
+
 @pytest.mark.parametrize("weight_net", [clidmu.WNet, clidmu.VRI])
 def test_meta_gradient_is_that_of_finite_differences(weight_net):
     model, loss, x, meta_x = conv_problem(weight_net)
-    objective = model._meta_objective(None)
     theta, state, phi = model.theta(), model.state(), model.phi()
-
-    @tf.function
-    def meta_loss_of(phi):
-        return nested_tape_step(
-            model.apply_classifier,
-            loss,
-            objective,
-            theta,
-            phi,
-            state,
-            x,
-            meta_x,
-            RATE,
-        )[0]
-
-    gradient = meta_step(
+    _, _, _, _, gradient, _ = meta_step(
         local_forward(model.apply_classifier),
         loss,
-        objective,
+        model._meta_objective(None),
         lambda gradient: phi,
         theta=theta,
         phi=phi,
@@ -213,17 +213,26 @@ def test_meta_gradient_is_that_of_finite_differences(weight_net):
         x=x,
         meta_x=meta_x,
         learning_rate=RATE,
-    )[4]
+    )
+
+    def virtual_outputs(phi):
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            features, logits, _ = model.apply_classifier(theta, state, x)
+            value = loss(phi, tf.stop_gradient(features), logits, True)
+        slopes = tape.gradient(value, theta)
+        moved = [t - RATE * s for t, s in zip(theta, slopes, strict=True)]
+        return model.apply_classifier(moved, state, meta_x)[:2]
+
+    objective = clid_with_fixed_graphs(*virtual_outputs(phi))
     generator = np.random.default_rng(5)
     directions = [tf.constant(generator.normal(size=value.shape)) for value in phi]
-    step = 1e-5
 
-    def shifted(sign):
-        return meta_loss_of(
-            [p + sign * step * d for p, d in zip(phi, directions, strict=True)]
-        )
+    def shifted(step):
+        moved = [p + step * d for p, d in zip(phi, directions, strict=True)]
+        return objective(*virtual_outputs(moved))
 
-    slope = (shifted(1) - shifted(-1)) / (2 * step)
+    slope = (shifted(1e-5) - shifted(-1e-5)) / 2e-5
     expected = sum(
         tf.reduce_sum(g * d) for g, d in zip(gradient, directions, strict=True)
     )

@@ -170,6 +170,21 @@ class NoisyLabelModel(keras.Model):
             )
         return jit
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Metrics must be built before a strategy runs a step. Keras averages the
+        # first batch over replicas to see its shapes, which fails with several
+        # workers; one replica's part shows them as well.
+        if not self.is_distributed:
+            return
+        if iterator is not None:
+            batch = next(next(iter(iterator))[2])
+            data_batch = keras.tree.map_structure(
+                lambda v: self.distribute_strategy.experimental_local_results(v)[0],
+                batch,
+            )
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
     # --- training
 
     def fit(self, x=None, y=None, **kwargs):
@@ -194,7 +209,7 @@ class NoisyLabelModel(keras.Model):
     def _train_on_next(self, iterator):
         if self._step is None:
             self._require_built()
-            self._step = int(self.optimizer.iterations)
+            self._step = int(self.optimizer.iterations.numpy())
         kind = self.step_kind(self._step)
         if kind not in self._steps:
             self._steps[kind] = self._make_step(kind)
@@ -245,19 +260,19 @@ class NoisyLabelModel(keras.Model):
     def compute(self, kind):
         """Returns the pure function of a step of this kind, compiled if asked for."""
         function = self.pure_step(kind)
-        whole = self._jit and not tf.distribute.has_strategy()
+        whole = self._jit and not self.is_distributed
         return tf.function(function, jit_compile=True) if whole else function
 
     def forward(self):
         """Returns how a step goes forward here: `(theta, state, x) → Forward`."""
-        if not tf.distribute.has_strategy():
+        if not self.is_distributed:
             return local_forward(self.apply_classifier)
         return distributed_forward(self.apply_classifier, self.replicas, self._jit)
 
     @property
     def replicas(self):
         """Whom the losses of a batch talk to: all replicas, or nobody."""
-        together = tf.distribute.has_strategy() and self.batch_scope == "global"
+        together = self.is_distributed and self.batch_scope == "global"
         return Replicas() if together else Alone()
 
     def apply_classifier(self, theta, state, x):
@@ -282,6 +297,11 @@ class NoisyLabelModel(keras.Model):
                 f"0 to {self.num_classes - 1} and for NaN among the inputs."
             )
 
+    @property
+    def is_distributed(self):
+        """Whether the model was made under a `tf.distribute` strategy."""
+        return self._distribute_strategy is not None
+
     def gather_batch(self, y, sample_weight):
         """Returns what the loss needs of the whole batch: targets and weights."""
         targets = to_targets(y, self.num_classes)
@@ -304,7 +324,7 @@ class NoisyLabelModel(keras.Model):
     def apply_step(self, gradient, state):
         """Applies the gradient (the replicas' shares are summed), assigns state."""
         self.optimizer.apply(gradient, self._theta())
-        if tf.distribute.has_strategy():
+        if self.is_distributed:
             state = mean_over_replicas(state)
         for variable, value in zip(self._state(), state, strict=True):
             variable.assign(value)

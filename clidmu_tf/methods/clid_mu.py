@@ -195,7 +195,7 @@ class CLIDMU(NoisyLabelModel):
             dataset = dataset.batch(min(batch_size, size), drop_remainder=True)
         elif not distributed:
             dataset = dataset.repeat()
-        if tf.distribute.has_strategy() and not distributed:
+        if self.is_distributed and not distributed:
             dataset = strategy.experimental_distribute_dataset(dataset)
         return iter(dataset)
 

@@ -1,0 +1,90 @@
+"""Trains a small model on some devices and writes what became of it.
+
+Run by the tests in processes of their own, since devices are fixed at start-up:
+`python replica.py SETTINGS.json OUT.npz`.
+"""
+
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+LEARNING_RATE, META_LEARNING_RATE = 0.2, 0.5
+
+
+def data():
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(32, 6, 6, 1)).astype("float32")
+    return x, generator.integers(0, 3, 32)
+
+
+def make_model(settings):
+    import keras
+
+    import clidmu_tf as clidmu
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(8, "tanh"),
+            layers.Dense(3),
+        ]
+    )
+    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=0.9)
+    if settings["method"] == "cross_entropy":
+        model = clidmu.CrossEntropy(classifier)
+        model.compile(optimizer, jit_compile=settings["jit"])
+        return model
+    net = {"wnet": clidmu.WNet(20), "vri": clidmu.VRI((16, 8))}[settings["method"]]
+    model = clidmu.CLIDMU(classifier, net, warmup_steps=settings["warmup"], seed=3)
+    model.compile(
+        optimizer,
+        keras.optimizers.SGD(META_LEARNING_RATE, momentum=0.9),
+        jit_compile=settings["jit"],
+        batch_scope=settings["batch_scope"],
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def weights_of(model):
+    weights = list(model.classifier.get_weights())
+    if hasattr(model, "weight_net"):
+        weights += [*model.weight_net.get_weights(), model.class_mean.numpy()]
+    return weights
+
+
+def main(settings, path):
+    cpus = tf.config.list_physical_devices("CPU")
+    devices = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
+    tf.config.set_logical_device_configuration(cpus[0], devices)
+    from clidmu_tf import strategies
+
+    strategy = strategies.make(settings["strategy"])
+    with strategies.scope(strategy):
+        model = make_model(settings)
+    x, y = data()
+
+    def batches(shards, index, replicas):
+        size = 8 // (shards * replicas)
+        rows = np.arange(32).reshape(4, shards, replicas, size)[:, index].reshape(-1)
+        found = tf.data.Dataset.from_tensor_slices((x[rows], y[rows]))
+        return found.batch(size).repeat()
+
+    history = model.fit(
+        strategies.distribute(strategy, batches, 8),
+        steps_per_epoch=settings["steps"],
+        epochs=2,
+        verbose=0,
+    ).history
+    weights = {f"w{i}": weight for i, weight in enumerate(weights_of(model))}
+    np.savez(path, **weights, **{f"log_{n}": v for n, v in history.items()})
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), sys.argv[2])

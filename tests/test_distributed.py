@@ -1,0 +1,164 @@
+"""One device, two replicas and two workers make the same update."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import replica
+from clidmu_tf.meta_gradient import local_forward, meta_step, real_gradient
+from clidmu_tf.methods.clid_mu import update_classes
+
+HERE = pathlib.Path(__file__).parent
+BASE = {
+    "strategy": "none",
+    "devices": 1,
+    "jit": False,
+    "batch_scope": "global",
+    "warmup": 1,
+    "steps": 4,
+}
+
+
+def environment(**more):
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
+def start(settings, path, **more):
+    command = [sys.executable, str(HERE / "replica.py"), json.dumps(settings), str(path)]
+    return subprocess.Popen(
+        command, env=environment(**more), stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def train(tmp_path, name, **settings):
+    path = tmp_path / f"{name}.npz"
+    finish(start({**BASE, **settings}, path))
+    return np.load(path)
+
+
+def train_on_workers(tmp_path, **settings):
+    ports = [free_port() for _ in range(2)]
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        path = tmp_path / f"worker{index}.npz"
+        settings = {**BASE, **settings, "strategy": "multi_worker"}
+        processes.append(start(settings, path, TF_CONFIG=json.dumps(cluster)))
+    for process in processes:
+        finish(process)
+    return [np.load(tmp_path / f"worker{index}.npz") for index in range(2)]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def assert_same(first, second, tolerance=2e-5, logs=True):
+    names = [n for n in first.files if logs or not n.startswith("log_")]
+    for name in names:
+        np.testing.assert_allclose(first[name], second[name], atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "wnet", "vri"])
+def test_two_replicas_with_xla_make_the_update_of_one_device(method, tmp_path):
+    one = train(tmp_path, "one", method=method)
+    two = train(
+        tmp_path, "two", method=method, strategy="mirrored", devices=2, jit=True
+    )
+    assert_same(one, two)
+
+
+def test_two_workers_with_xla_make_the_update_of_one_device(tmp_path):
+    one = train(tmp_path, "one", method="wnet")
+    first, second = train_on_workers(tmp_path, method="wnet", jit=True)
+    assert_same(first, second, 0)
+    assert_same(one, first)
+
+
+def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):
+    """The documented difference of batch_scope="replica", and nothing else."""
+    keywords = {"method": "wnet", "batch_scope": "replica", "warmup": 0, "steps": 1}
+    two = train(tmp_path, "two", strategy="mirrored", devices=2, jit=True, **keywords)
+    model = replica.make_model({**BASE, **keywords})
+    x, y = replica.data()
+    velocity = [0.0] * 6, [0.0] * 4
+    for step in range(2):
+        velocity = take_the_mean(model, x[8 * step :], y[8 * step :], *velocity)
+    for i, weight in enumerate(replica.weights_of(model)):
+        np.testing.assert_allclose(two[f"w{i}"], weight, atol=2e-5, err_msg=str(i))
+
+
+def take_the_mean(model, x, y, velocity, meta_velocity):
+    halves = [(tf.constant(x[i : i + 4]), y[i : i + 4]) for i in (0, 4)]
+    batches = [model.gather_batch(tf.constant(labels), None) for _, labels in halves]
+    losses = [model._training_loss(batch, model._classes()) for batch in batches]
+    theta, phi, state = model.theta(), model.phi(), model.state()
+    results = [
+        meta_step(
+            local_forward(model.apply_classifier),
+            loss,
+            model._meta_objective(None),
+            lambda gradient: phi,
+            theta=theta,
+            phi=phi,
+            state=state,
+            x=half,
+            meta_x=half,
+            learning_rate=replica.LEARNING_RATE,
+        )
+        for (half, _), loss in zip(halves, losses, strict=True)
+    ]
+    meta = [(a + b) / 2 for a, b in zip(*(r[4] for r in results), strict=True)]
+    meta_velocity = move(
+        model.weight_net.trainable_variables,
+        meta,
+        meta_velocity,
+        replica.META_LEARNING_RATE,
+    )
+    here = [result[2] for result in results]
+    phi = model.phi()
+    real = [
+        real_gradient(loss, phi, outputs)
+        for loss, outputs in zip(losses, here, strict=True)
+    ]
+    classes = [
+        update_classes(
+            model._classes(),
+            model._raw_weights(phi, outputs.features, outputs.logits, batch),
+            batch["targets"],
+            "meta",
+        )
+        for outputs, batch in zip(here, batches, strict=True)
+    ]
+    for variable, a, b in zip(
+        (model.class_mean, model.class_count), *classes, strict=True
+    ):
+        variable.assign((a + b) / 2)
+    real = [(a + b) / 2 for a, b in zip(*real, strict=True)]
+    variables = model.classifier.trainable_variables
+    return move(variables, real, velocity, replica.LEARNING_RATE), meta_velocity
+
+
+def move(variables, gradient, velocity, rate):
+    velocity = [
+        0.9 * v - rate * slope for v, slope in zip(velocity, gradient, strict=True)
+    ]
+    for variable, v in zip(variables, velocity, strict=True):
+        variable.assign_add(v)
+    return velocity

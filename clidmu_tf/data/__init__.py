@@ -1,0 +1,74 @@
+"""Where examples come from, and the batches that are made of them."""
+
+from clidmu_tf.data.folder import folder
+from clidmu_tf.data.pipeline import evaluation_batches, training_batches
+from clidmu_tf.data.sources import Source, Split, digits
+
+__all__ = [
+    "Source",
+    "Split",
+    "evaluation_batches",
+    "load",
+    "training_batches",
+]
+
+
+def load(
+    name,
+    *,
+    data_dir=None,
+    label_key="label",
+    clean_label_key="",
+    image_size=0,
+    holdout=0.1,
+    on_bad_image="refuse",
+    train_examples=0,
+    seed=0,
+):
+    """Loads a data set by name.
+
+    Args:
+        name: `"digits"`, `"folder"`, or the name of a prepared TFDS data set.
+        data_dir: The folder of class folders, or TFDS's data folder.
+        label_key: Of TFDS, the column of the labels to train on.
+        clean_label_key: Of TFDS, the column of the true labels, or `""`.
+        image_size: Side to resize images to, in pixels; 0 leaves them as they are.
+        holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
+        on_bad_image: Of a folder, `"refuse"` or `"skip"`.
+        train_examples: Keep the first so many training examples; 0 for all.
+        seed: Decides what is held out.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        UserError: It can't be loaded; the sentence says the way out.
+
+    Example:
+
+    ```python
+    from clidmu_tf import data
+
+    source = data.load("digits")
+    x, y = next(iter(data.evaluation_batches(source.test, batch_size=10, image_shape=(8, 8, 1))))
+    ```
+    """
+    if name == "digits":
+        source = digits()
+    elif name == "folder":
+        source = folder(data_dir, image_size, holdout, on_bad_image, seed)
+    else:
+        # TFDS takes seconds to import; digits and folders need not wait for it.
+        from clidmu_tf.data.tfds_source import from_tfds
+
+        return from_tfds(
+            name, data_dir, label_key, clean_label_key, image_size, train_examples
+        )
+    if not train_examples:
+        return source
+    import dataclasses
+
+    import numpy as np
+
+    kept = source.train.take(np.arange(min(train_examples, len(source.train))))
+    return dataclasses.replace(source, train=kept)

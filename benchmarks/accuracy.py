@@ -1,0 +1,159 @@
+"""Accuracy on digits under three kinds of label noise, mean ± standard deviation.
+
+    python benchmarks/accuracy.py main          methods × noise, 5 seeds
+    python benchmarks/accuracy.py grid          CLID-MU over rates and batch sizes
+    python benchmarks/accuracy.py cifar --data_dir=…   first 5,000 of CIFAR-10
+
+Every run is that of configs/digits.cfg (or of a CIFAR config's rates) but for what
+the table names. Last-epoch test accuracy; nothing is chosen on test data. Tables go
+to benchmarks/results/ with machine, versions and commit.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import pandas as pd
+
+from benchmarks import report
+
+NOISES = {
+    "symmetric 60 %": {"noise": "symmetric", "noise_rate": 0.6},
+    "pair flip 40 %": {"noise": "asymmetric", "noise_rate": 0.4},
+    "instance 40 %": {"noise": "instance", "noise_rate": 0.4},
+}
+PAPER = {"class_balance": False, "prior_penalty": 0.0}
+VRI = {"weight_net": "vri", "warmup_epochs": 10}
+METHODS = {
+    "cross-entropy": {"method": "cross_entropy"},
+    "CLID-MU, WNet": {},
+    "CLID-MU, WNet, the paper's form": PAPER,
+    "CLID-MU, VRI": VRI,
+    "CLID-MU, VRI, the paper's form": {**PAPER, "weight_net": "vri"},
+    "CLID-MU, WNet, meta_interval 5": {"meta_interval": 5},
+    "CLID-MU, WNet, virtual last_block": {"virtual_scope": "last_block"},
+    "CLID-MU, WNet, virtual head": {"virtual_scope": "head"},
+}
+CIFAR = {
+    "dataset": "cifar10",
+    "train_examples": 5000,
+    "backbone": "small_cnn",
+    "epochs": 40,
+    "noise": "symmetric",
+    "noise_rate": 0.6,
+}
+CIFAR_METHODS = {
+    "cross-entropy": {"method": "cross_entropy"},
+    "CLID-MU, Adam 1e-4, 8 epochs warm-up": {
+        "meta_learning_rate": 1e-4,
+        "warmup_epochs": 8,
+    },
+    "CLID-MU, Adam 1e-4": {"meta_learning_rate": 1e-4},
+    "CLID-MU, Adam 1e-3, 8 epochs warm-up": {"warmup_epochs": 8},
+    "CLID-MU, Adam 1e-3": {},
+    "oracle, clean meta labels": {
+        "meta_objective": "cross_entropy",
+        "meta_batch_size": 100,
+        "clean_label_key": "label",
+        "meta_learning_rate": 1e-4,
+    },
+}
+
+
+def accuracy(settings):
+    """Trains one run and returns its last-epoch test accuracy."""
+    import keras
+
+    from clidmu_tf import run
+    from clidmu_tf.config import Config
+
+    config = Config(**settings)
+    source = run.noisy_source(config)
+    steps = run.steps_per_epoch(config, source)
+    keras.utils.set_random_seed(config.seed)
+    model = run.build_model(config, source, steps)
+    model.fit(
+        run.batches(config, source, None, 0, config.batch_size),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        verbose=0,
+        **run.meta_arguments(config, source, None, 0),
+    )
+    found = run.evaluate_model(model.classifier, source, config)["accuracy"]
+    keras.backend.clear_session()
+    return found
+
+
+def table_of(rows, keys, workers):
+    """Runs every row, in parallel; returns mean and deviation over the seeds."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        found = pool.map(accuracy, [row["settings"] for row in rows])
+        for row, value in zip(rows, found, strict=True):
+            row["accuracy"] = value
+            print({key: row[key] for key in (*keys, "seed")}, f"{value:.3f}", flush=True)
+    frame = pd.DataFrame(rows).drop(columns="settings")
+    grouped = frame.groupby(list(keys), sort=False)["accuracy"]
+    return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
+
+
+def main_rows(seeds, only):
+    for (noise, n), (method, m), seed in itertools.product(
+        NOISES.items(), METHODS.items(), seeds
+    ):
+        if only in method:
+            settings = {**n, **m, "seed": seed}
+            yield {"noise": noise, "method": method, "seed": seed, "settings": settings}
+
+
+def grid_rows(seeds, only):
+    del only
+    rates, meta_rates, sizes = (0.02, 0.05, 0.1), (3e-4, 1e-3, 1e-2), (100, 20)
+    for size, rate, meta, seed in itertools.product(sizes, rates, meta_rates, seeds):
+        settings = {
+            **NOISES["symmetric 60 %"],
+            "learning_rate": rate,
+            "meta_learning_rate": meta,
+            "batch_size": size,
+            "seed": seed,
+        }
+        named = {"batch": size, "rate": rate, "meta rate": meta, "seed": seed}
+        yield {**named, "settings": settings}
+
+
+def cifar_rows(seeds, only, data_dir):
+    for (method, m), seed in itertools.product(CIFAR_METHODS.items(), seeds):
+        if only in method:
+            settings = {**CIFAR, **m, "data_dir": data_dir, "seed": seed}
+            yield {"method": method, "seed": seed, "settings": settings}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["main", "grid", "cifar"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="", help="methods whose name holds this")
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    if arguments.part == "main":
+        rows, keys = main_rows(seeds, arguments.only), ("noise", "method")
+    elif arguments.part == "grid":
+        rows, keys = grid_rows(seeds, arguments.only), ("batch", "rate", "meta rate")
+    else:
+        rows = cifar_rows(seeds, arguments.only, arguments.data_dir)
+        keys = ("method",)
+    table = table_of(list(rows), keys, arguments.workers)
+    suffix = "_" + arguments.only.replace(" ", "_") if arguments.only else ""
+    report.write(f"accuracy_{arguments.part}{suffix}", table)
+
+
+if __name__ == "__main__":
+    main()

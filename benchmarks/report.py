@@ -1,0 +1,45 @@
+"""Writes a benchmark's table with where it came from."""
+
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def write(name, table):
+    """Prints a table and writes it as Markdown, with machine, versions and commit.
+
+    Args:
+        name: File name without its ending.
+        table: A pandas DataFrame.
+    """
+    text = f"{markdown(table)}\n\n{origin()}\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def markdown(table):
+    """A DataFrame as a Markdown table."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+
+
+def origin():
+    """One line: processor, versions, commit."""
+    with open("/proc/cpuinfo") as file:
+        lines = [line for line in file if line.startswith("model name")]
+    processor = lines[0].split(":")[1].strip() if lines else platform.machine()
+    versions = [f"{p} {metadata.version(p)}" for p in ("tensorflow", "keras", "numpy")]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent,
+    ).stdout.strip()
+    return (
+        f"{len(lines)} × {processor}, Python {platform.python_version()}, "
+        f"{', '.join(versions)}, commit {commit or 'unknown'}"
+    )

@@ -1,0 +1,91 @@
+"""What a data set is here, and how to load one by name."""
+
+import dataclasses
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+DIGITS_TEST = 500
+DIGITS_SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Labelled examples.
+
+    Attributes:
+        inputs: `(n, height, width, channels)` uint8 images, or `(n,)` paths of image
+            files, which are decoded when they are read.
+        labels: `(n,)` int64, the given labels, right or wrong.
+        clean_labels: `(n,)` int64 where the truth is known, else `None`.
+        ids: `(n,)` strings that name the examples.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    clean_labels: np.ndarray | None
+    ids: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices):
+        """Returns the examples at these positions."""
+        clean = self.clean_labels
+        return Split(
+            self.inputs[indices],
+            self.labels[indices],
+            None if clean is None else clean[indices],
+            self.ids[indices],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set: what to train on, what to report on, and what the classes are.
+
+    Attributes:
+        name: Name of the data set.
+        train: Examples to train on.
+        test: Examples to report on, of whatever split the data set has for it.
+        class_names: Names of the classes, in the order of the labels.
+        image_shape: `(height, width, channels)` that the network sees.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple
+    image_shape: tuple
+
+
+def digits():
+    """Scikit-learn's 8×8 digits, 1,297 to train on and 500 to test on."""
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype("uint8")[..., None]
+    everything = Split(
+        images,
+        bunch.target.astype("int64"),
+        bunch.target.astype("int64"),
+        np.array([f"digits_{i}" for i in range(len(images))]),
+    )
+    train, test = split_by_class(everything.labels, DIGITS_TEST, DIGITS_SPLIT_SEED)
+    names = tuple(str(name) for name in bunch.target_names)
+    return Source(
+        "digits", everything.take(train), everything.take(test), names, (8, 8, 1)
+    )
+
+
+def split_by_class(labels, test_size, seed):
+    """Returns positions to train on and to test on, each class in its share.
+
+    Args:
+        labels: `(n,)`.
+        test_size: How many, or which share, to test on.
+        seed: Decides which.
+    """
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed
+    )
+    return np.sort(train), np.sort(test)

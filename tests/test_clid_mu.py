@@ -64,7 +64,10 @@ def test_the_weight_net_moves_on_meta_steps_alone(meta_interval):
         after = model.weight_net.get_weights()
         moved.append(any(np.any(a != b) for a, b in zip(before, after, strict=True)))
         before = after
-    expected = {1: [False, False, True, True, True], 2: [False, False, True, False, True]}
+    expected = {
+        1: [False, False, True, True, True],
+        2: [False, False, True, False, True],
+    }
     assert moved == expected[meta_interval]
 
 
@@ -125,7 +128,9 @@ def test_one_trace_a_function_over_an_epoch_with_a_short_last_batch():
     x, y = table(n=50)
     model = compiled_model(warmup_steps=2)
     weights_after(model, x, y, epochs=3)
-    counts = {k: s.traced.experimental_get_tracing_count() for k, s in model._steps.items()}
+    counts = {
+        k: s.traced.experimental_get_tracing_count() for k, s in model._steps.items()
+    }
     assert counts == {"warmup": 1, "meta": 1}
 
 
@@ -188,7 +193,9 @@ def test_validation_split_callbacks_and_logs():
     accuracy = np.mean(scores.argmax(1) == y_val)
     np.testing.assert_allclose(history["val_accuracy"][-1], accuracy, rtol=1e-6)
     found = model.evaluate(x_val, y_val, batch_size=20, verbose=0, return_dict=True)
-    losses = keras.losses.sparse_categorical_crossentropy(y_val, scores, from_logits=True)
+    losses = keras.losses.sparse_categorical_crossentropy(
+        y_val, scores, from_logits=True
+    )
     np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(found["clid"], history["val_clid"][-1], rtol=1e-5)
 
@@ -202,7 +209,9 @@ def test_meta_data_with_labels_is_what_the_objective_sees():
         keras.utils.set_random_seed(3)
         model = compiled_model(**keywords)
         results.append(
-            weights_after(model, x, generator.permutation(y) * 0 + y, meta_data=(x, labels))
+            weights_after(
+                model, x, generator.permutation(y) * 0 + y, meta_data=(x, labels)
+            )
         )
     assert np.abs(results[0][-2] - results[1][-2]).max() > 1e-4
 
@@ -264,7 +273,10 @@ def test_a_keras_application_trains():
     before = [v.numpy() for v in classifier.trainable_variables]
     history = model.fit(x, np.arange(8) % 4, batch_size=8, verbose=0).history
     assert np.isfinite(history["meta_loss"][0]) and history["meta_grad_norm"][0] > 0
-    changed = [np.any(a != b) for a, b in zip(before, classifier.trainable_variables, strict=True)]
+    changed = [
+        np.any(a != b)
+        for a, b in zip(before, classifier.trainable_variables, strict=True)
+    ]
     assert np.mean(changed) > 0.9
 
 
@@ -283,17 +295,17 @@ def test_dropout_draws_anew_each_step_and_moving_averages_move():
 
 
 @pytest.mark.parametrize(
-    "make, sentence",
+    "shape, last, sentence",
     [
-        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(3, "sigmoid")]), "activation='sigmoid'"),
-        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(1)]), "units=1"),
-        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dropout(0.1)]), "ends in Dropout"),
-        (lambda: keras.Sequential([keras.Input((4, 2)), layers.Dense(3)]), r"shape \(n, d\)"),
+        ((4,), [layers.Dense(3, "sigmoid")], "activation='sigmoid'"),
+        ((4,), [layers.Dense(1)], "units=1"),
+        ((4,), [layers.Dense(3), layers.Dropout(0.1)], "ends in Dropout"),
+        ((4, 2), [layers.Dense(3)], r"shape \(n, d\)"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_understood_is_refused_by_name(make, sentence):
+)
+def test_what_cannot_be_understood_is_refused_by_name(shape, last, sentence):
     with pytest.raises(ValueError, match=sentence):
-        clidmu.CLIDMU(make())
+        clidmu.CLIDMU(keras.Sequential([keras.Input(shape), *last]))
 
 
 def test_a_subclassed_model_is_refused_and_feature_layer_named():
@@ -373,7 +385,10 @@ def test_training_goes_on_as_if_never_saved(weight_net, tmp_path):
     x, y = table()
     net = {"wnet": "wnet", "vri": clidmu.VRI((16, 8))}[weight_net]
     model = compiled_model(
-        with_batch_norm_and_dropout(), weight_net=net, warmup_steps=1, metrics=["accuracy"]
+        with_batch_norm_and_dropout(),
+        weight_net=net,
+        warmup_steps=1,
+        metrics=["accuracy"],
     )
     weights_after(model, x, y)
     model.save(tmp_path / "model.keras")
@@ -415,5 +430,8 @@ def test_snapshots_keep_the_lowest_clid_and_sum_logits():
     got = snapshots.ensemble().predict(x, verbose=0)
     np.testing.assert_allclose(got, expected, atol=1e-4)
     outputs = model._inside().predict(x, verbose=0)
-    halves = [clidmu.clid(outputs[0][i : i + 30], tf.constant(outputs[1][i : i + 30])) for i in (0, 30)]
+    halves = [
+        clidmu.clid(outputs[0][i : i + 30], tf.constant(outputs[1][i : i + 30]))
+        for i in (0, 30)
+    ]
     np.testing.assert_allclose(values[-1], np.mean(halves), rtol=1e-5)

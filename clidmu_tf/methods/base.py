@@ -41,7 +41,7 @@ class NoisyLabelModel(keras.Model):
             the input of the last Dense layer.
     """
 
-    extra_logs = ("clid",)
+    extra_logs: tuple[str, ...] = ("clid",)
 
     def __init__(self, classifier, feature_layer=None, **kwargs):
         super().__init__(**kwargs)
@@ -223,7 +223,7 @@ class NoisyLabelModel(keras.Model):
         if not self.built:
             raise ValueError(
                 f"classifier {self.classifier.name!r} has no input shape yet: put "
-                "keras.Input first, or train it with fit on arrays or a tf.data.Dataset."
+                "keras.Input first, or fit it to arrays or a tf.data.Dataset."
             )
 
     def _make_step(self, kind):

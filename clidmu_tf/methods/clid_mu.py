@@ -346,7 +346,9 @@ class CLIDMU(NoisyLabelModel):
         return tf.random.stateless_normal(shape, seed, dtype=targets.dtype)
 
     def _classes(self):
-        return [tf.convert_to_tensor(v.value) for v in (self.class_mean, self.class_count)]
+        return [
+            tf.convert_to_tensor(v.value) for v in (self.class_mean, self.class_count)
+        ]
 
     def check_logs(self, logs):
         super().check_logs(logs)

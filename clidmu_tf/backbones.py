@@ -177,17 +177,21 @@ def _pool(x):
     return layers.GlobalAveragePooling2D(name="pool")(x)
 
 
-def _plain(x, filters, strides):
+def _plain(x, filters, strides, dropout=()):
     """Convolution, normalisation, ReLU, once per entry of `filters`."""
     x = _normalise(x)
     for block, (width, stride) in enumerate(zip(filters, strides, strict=True), 1):
+        if block > 1 and dropout:
+            x = layers.SpatialDropout2D(dropout[block - 2], name=f"block{block}_drop")(
+                x
+            )
         x = _conv(x, width, 3, stride, f"block{block}_conv")
         x = _norm_relu(x, f"block{block}")
     return x
 
 
 def _digits_cnn(x):
-    return _pool(_plain(x, (32, 64, 64), (1, 2, 1)))
+    return _pool(_plain(x, (32, 64, 64), (1, 2, 1), dropout=(0.1, 0.2)))
 
 
 def _small_cnn(x):

@@ -54,7 +54,10 @@ CIFAR_METHODS = {
         "meta_learning_rate": 1e-4,
         "warmup_epochs": 8,
     },
-    "CLID-MU, Adam 1e-4": {"meta_learning_rate": 1e-4},
+    "CLID-MU, SGD 1e-5 (cifar10_sym60_wnet.cfg)": {
+        "meta_optimizer": "sgd",
+        "meta_learning_rate": 1e-5,
+    },
     "CLID-MU, Adam 1e-3, 8 epochs warm-up": {"warmup_epochs": 8},
     "CLID-MU, Adam 1e-3": {},
     "oracle, clean meta labels": {
@@ -97,7 +100,9 @@ def table_of(rows, keys, workers):
         found = pool.map(accuracy, [row["settings"] for row in rows])
         for row, value in zip(rows, found, strict=True):
             row["accuracy"] = value
-            print({key: row[key] for key in (*keys, "seed")}, f"{value:.3f}", flush=True)
+            print(
+                {key: row[key] for key in (*keys, "seed")}, f"{value:.3f}", flush=True
+            )
     frame = pd.DataFrame(rows).drop(columns="settings")
     grouped = frame.groupby(list(keys), sort=False)["accuracy"]
     return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()

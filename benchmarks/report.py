@@ -24,7 +24,9 @@ def write(name, table):
 def markdown(table):
     """A DataFrame as a Markdown table."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(str(cell) for cell in row) + " |" for row in rows
+    )
 
 
 def origin():

@@ -10,4 +10,13 @@ from clidmu_tf.weight_nets import VRI, WNet
 
 __version__ = "0.1.0"
 
-__all__ = ["CLID", "CLIDMU", "VRI", "CrossEntropy", "SnapshotEnsemble", "WNet", "clid", "noise"]
+__all__ = [
+    "CLID",
+    "CLIDMU",
+    "VRI",
+    "CrossEntropy",
+    "SnapshotEnsemble",
+    "WNet",
+    "clid",
+    "noise",
+]

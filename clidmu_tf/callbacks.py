@@ -106,7 +106,9 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def _write(self):
         if self.directory is None:
             return
-        kept = {f"snapshot-{snapshot[1]:05d}.npz": snapshot for snapshot in self.snapshots}
+        kept = {
+            f"snapshot-{snapshot[1]:05d}.npz": snapshot for snapshot in self.snapshots
+        }
         for path in self.directory.glob("snapshot-*.npz"):
             if path.name not in kept:
                 path.unlink()

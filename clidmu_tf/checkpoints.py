@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import pathlib
+import struct
 import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -14,6 +16,12 @@ from clidmu_tf.errors import Preempted, UserError
 logger = logging.getLogger(__name__)
 
 KEEP = 2
+
+# What reading a file with wrong bytes in it may raise.
+DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def write_atomically(path, write):
@@ -48,9 +56,18 @@ def write_arrays(path, **arrays):
 
 
 def read_arrays(path):
-    """Returns the named arrays of a file, every byte of which was checked."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """Returns the named arrays of a file, every byte of which was checked.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except DAMAGED as error:
+        raise UserError(
+            f"{path} is damaged ({error}): remove it to go on without it."
+        ) from error
 
 
 class Checkpointer(keras.callbacks.Callback):
@@ -89,12 +106,8 @@ class Checkpointer(keras.callbacks.Callback):
         for path in paths:
             try:
                 record = read_arrays(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                logger.warning(
-                    "Checkpoint %s is damaged (%s); falling back to the one before.",
-                    path,
-                    error,
-                )
+            except UserError as error:
+                logger.warning("Going back to an earlier checkpoint: %s", error)
                 continue
             self._assign(model, record, path)
             self.step = int(record["step"])
@@ -109,9 +122,10 @@ class Checkpointer(keras.callbacks.Callback):
 
     def save(self):
         """Writes a checkpoint now and removes all but the last two."""
+        # Every worker reads: a metric's variable is summed over the workers.
+        arrays = {f"v{i}": v.numpy() for i, v in enumerate(variables_of(self.model))}
         if not self.writes:
             return
-        arrays = {f"v{i}": v.numpy() for i, v in enumerate(variables_of(self.model))}
         write_arrays(
             self.directory / f"step-{self.step:09d}.npz",
             step=self.step,
@@ -120,6 +134,11 @@ class Checkpointer(keras.callbacks.Callback):
         )
         for path in sorted(self.directory.glob("step-*.npz"))[:-KEEP]:
             path.unlink()
+
+    def on_train_begin(self, logs=None):
+        if self.writes:  # what a kill in the middle of writing left
+            for part in self.directory.glob("*.part"):
+                part.unlink()
 
     def on_epoch_begin(self, epoch, logs=None):
         # Keras has just reset the metrics of the epoch that goes on here.
@@ -130,17 +149,20 @@ class Checkpointer(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.preempted:
-            self.model.check_logs(logs)
-            self.save()
-            raise Preempted(f"Saved at step {self.step} and stopped, as asked to.")
-        if self.every_steps and self.step % self.every_steps == 0:
-            self.model.check_logs(logs)
-            self.save()
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch's end saves, with what the epoch leaves
+        is_due = self.every_steps and self.step % self.every_steps == 0
+        if is_due or self.preempted:
+            self._checked_save(logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._checked_save(logs)
+
+    def _checked_save(self, logs):
         self.model.check_logs(logs)
         self.save()
+        if self.preempted:
+            raise Preempted(f"Saved at step {self.step} and stopped, as asked to.")
 
     def _assign(self, model, record, path):
         variables = variables_of(model)

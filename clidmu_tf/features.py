@@ -101,23 +101,28 @@ def virtual_variables(classifier, scope):
 
 
 def _last_block(classifier, head):
+    layers = [layer for layer in _leaves(classifier) if layer.weights]
+    names_blocks = any(_block_name(layer) for layer in layers)
     block, name = [], None
-    for layer in reversed(list(classifier._flatten_layers(include_self=False))):
-        if layer is head or isinstance(layer, keras.Model) or not layer.weights:
-            continue
-        found = re.match(r".*?block_?\d+[a-z]?", layer.name)
-        if name is not None and (found is None or found.group() != name):
+    for layer in reversed([layer for layer in layers if layer is not head]):
+        if name is not None and _block_name(layer) != name:
             break
         block.append(layer)
-        if found is None and not _names_blocks(classifier):
+        if not names_blocks:
             break
-        name = found.group() if found else None
+        name = _block_name(layer)
     return block
 
 
-def _names_blocks(classifier):
-    layers = classifier._flatten_layers(include_self=False)
-    return any(re.match(r".*?block_?\d", layer.name) for layer in layers)
+def _block_name(layer):
+    found = re.match(r".*?block_?\d+[a-z]?", layer.name)
+    return found and found.group()
+
+
+def _leaves(model):
+    """The layers of a model and of the models within, in their order."""
+    for layer in model.layers:
+        yield from _leaves(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def _trace(model):

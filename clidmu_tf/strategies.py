@@ -61,8 +61,10 @@ def scope(strategy):
 
 def is_chief(strategy):
     """Whether this process writes files: every process but the other workers."""
-    return strategy is None or not strategy.extended._in_multi_worker_mode() or (
-        strategy.cluster_resolver.task_id == 0
+    return (
+        strategy is None
+        or not strategy.extended._in_multi_worker_mode()
+        or (strategy.cluster_resolver.task_id == 0)
     )
 
 

@@ -5,6 +5,7 @@ Run by the tests in processes of their own, since devices are fixed at start-up:
 """
 
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -64,6 +65,8 @@ def main(settings, path):
     devices = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
     tf.config.set_logical_device_configuration(cpus[0], devices)
     from clidmu_tf import strategies
+    from clidmu_tf.callbacks import MetricsLog
+    from clidmu_tf.checkpoints import Checkpointer
 
     strategy = strategies.make(settings["strategy"])
     with strategies.scope(strategy):
@@ -76,11 +79,17 @@ def main(settings, path):
         found = tf.data.Dataset.from_tensor_slices((x[rows], y[rows]))
         return found.batch(size).repeat()
 
+    # As in a run: every worker takes part in a checkpoint, the chief writes it.
+    folder = pathlib.Path(path).with_suffix("")
+    folder.mkdir()
+    log = MetricsLog(folder / "metrics.csv")
+    saver = Checkpointer(folder, log, writes=strategies.is_chief(strategy))
     history = model.fit(
         strategies.distribute(strategy, batches, 8),
         steps_per_epoch=settings["steps"],
         epochs=2,
         verbose=0,
+        callbacks=[log, saver],
     ).history
     weights = {f"w{i}": weight for i, weight in enumerate(weights_of(model))}
     np.savez(path, **weights, **{f"log_{n}": v for n, v in history.items()})

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
+from clidmu_tf import backbones
 from clidmu_tf.errors import TrainingDiverged
+from clidmu_tf.features import virtual_variables
 from clidmu_tf.methods.clid_mu import update_classes
 
 layers = keras.layers
@@ -375,6 +377,49 @@ def test_collapsed_weights_stop_the_run():
     model.weight_net.weight.bias.assign([-1e4])
     with pytest.raises(TrainingDiverged, match="collapsed to zero"):
         model.fit(x, y, verbose=0)
+
+
+def test_bfloat16_trains_near_float32_with_the_weight_net_in_float32():
+    x, y = table()
+    results = []
+    for policy in ("float32", "mixed_bfloat16"):
+        keras.config.set_dtype_policy(policy)
+        model = compiled_model(small_classifier())
+        keras.config.set_dtype_policy("float32")
+        results.append(weights_after(model, x, y, epochs=1))
+        features, logits, _ = model.apply_classifier(model.theta(), model.state(), x)
+        assert features.dtype == logits.dtype == tf.float32
+        assert model.weight_net(tf.ones(3)).dtype == tf.float32
+    assert_close(*results, 0.05)
+    assert any(np.any(a != b) for a, b in zip(*results, strict=True))
+
+
+def test_float16_is_refused_with_the_reason():
+    keras.config.set_dtype_policy("mixed_float16")
+    with pytest.raises(ValueError, match="underflows without loss scaling"):
+        compiled_model(small_classifier())
+
+
+@pytest.mark.parametrize(
+    "backbone, blocks",
+    [
+        ("resnet20", ["stage3_block3_"]),
+        ("small_cnn", ["block3_"]),
+        ("MobileNetV2", ["block_16_", "Conv_1"]),
+    ],
+)
+def test_virtual_scopes_move_head_and_last_block(backbone, blocks):
+    classifier = backbones.build(backbone, (32, 32, 3), 10)
+    paths = [v.path for v in classifier.trainable_variables]
+
+    def moved(scope):
+        flags = virtual_variables(classifier, scope)
+        return {path for path, flag in zip(paths, flags, strict=True) if flag}
+
+    head = {path for path in paths if path.startswith("logits/")}
+    assert moved("all") == set(paths) and moved("head") == head
+    expected = {path for path in paths if any(f"/{b}" in f"/{path}" for b in blocks)}
+    assert expected and moved("last_block") == head | expected
 
 
 # --- saving

@@ -32,7 +32,12 @@ def environment(**more):
 
 
 def start(settings, path, **more):
-    command = [sys.executable, str(HERE / "replica.py"), json.dumps(settings), str(path)]
+    command = [
+        sys.executable,
+        str(HERE / "replica.py"),
+        json.dumps(settings),
+        str(path),
+    ]
     return subprocess.Popen(
         command, env=environment(**more), stderr=subprocess.PIPE, text=True
     )
@@ -54,7 +59,10 @@ def train_on_workers(tmp_path, **settings):
     workers = [f"127.0.0.1:{port}" for port in ports]
     processes = []
     for index in range(2):
-        cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        cluster = {
+            "cluster": {"worker": workers},
+            "task": {"type": "worker", "index": index},
+        }
         path = tmp_path / f"worker{index}.npz"
         settings = {**BASE, **settings, "strategy": "multi_worker"}
         processes.append(start(settings, path, TF_CONFIG=json.dumps(cluster)))
@@ -72,7 +80,9 @@ def free_port():
 def assert_same(first, second, tolerance=2e-5, logs=True):
     names = [n for n in first.files if logs or not n.startswith("log_")]
     for name in names:
-        np.testing.assert_allclose(first[name], second[name], atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            first[name], second[name], atol=tolerance, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("method", ["cross_entropy", "wnet", "vri"])
@@ -89,6 +99,8 @@ def test_two_workers_with_xla_make_the_update_of_one_device(tmp_path):
     first, second = train_on_workers(tmp_path, method="wnet", jit=True)
     assert_same(first, second, 0)
     assert_same(one, first)
+    written = [len(list((tmp_path / f"worker{i}").glob("step-*"))) for i in (0, 1)]
+    assert written == [2, 0]
 
 
 def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):

@@ -13,9 +13,7 @@ def clid_and_gradients(features, logits, temperature):
     with tf.GradientTape() as tape:
         tape.watch([features, logits])
         value = clidmu.clid(features, logits, temperature)
-    return value, tape.gradient(
-        value, [features, logits], unconnected_gradients="zero"
-    )
+    return value, tape.gradient(value, [features, logits], unconnected_gradients="zero")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -83,9 +83,7 @@ def golden_step(prefix, dtype, mode, forward=local_forward):
 @pytest.mark.parametrize("prefix", ["wnet", "wnet_ce", "vri"])
 def test_meta_step_is_the_authors(prefix, dtype, tolerance, mode):
     meta_loss, gradient, virtual, weights, loss = golden_step(prefix, dtype, mode)
-    np.testing.assert_allclose(
-        meta_loss, GOLDEN[f"{prefix}_meta_loss"], rtol=tolerance
-    )
+    np.testing.assert_allclose(meta_loss, GOLDEN[f"{prefix}_meta_loss"], rtol=tolerance)
     for name, value in zip(("w1", "b1", "w2", "b2"), virtual, strict=True):
         expected = golden(prefix, f"virtual_{name}")
         np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=name)

@@ -9,6 +9,7 @@ Kills fall into start-up, into training, and into the writing of a checkpoint.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import pathlib
@@ -59,8 +60,9 @@ def kill_and_resume(flags, kills, seed, workdir):
     checkpoints = pathlib.Path(workdir) / "checkpoints"
     killed = []
     for kind in itertools.islice(itertools.cycle(KINDS), kills):
+        stale = _parts(checkpoints)
         process = _start(flags, workdir)
-        _await_moment(kind, checkpoints, process, rng)
+        _await_moment(kind, checkpoints, stale, process, rng)
         if process.poll() is not None:
             raise RuntimeError(
                 f"The run ended by itself after {len(killed)} of {kills} kills; give "
@@ -68,7 +70,7 @@ def kill_and_resume(flags, kills, seed, workdir):
             )
         process.kill()
         process.wait()
-        left = any(checkpoints.glob("*.part"))
+        left = bool(_parts(checkpoints) - stale)
         killed.append({"kind": kind, "step": _newest(checkpoints), "left_part": left})
     _finish(_start(flags, workdir), workdir)
     return killed
@@ -110,7 +112,7 @@ def _log(workdir):
     return pathlib.Path(f"{workdir}.log")
 
 
-def _await_moment(kind, checkpoints, process, rng):
+def _await_moment(kind, checkpoints, stale, process, rng):
     """Returns at a random moment of this kind, or when the process has ended."""
     if kind == "start-up":
         _await(lambda: False, process, timeout=rng.uniform(0.0, STARTUP_SECONDS))
@@ -120,7 +122,7 @@ def _await_moment(kind, checkpoints, process, rng):
         before = _newest(checkpoints)
         _await(lambda before=before: _newest(checkpoints) > before, process)
     if kind == "writing":
-        _await(lambda: any(checkpoints.glob("*.part")), process)
+        _await(lambda: _parts(checkpoints) - stale, process)
     else:
         time.sleep(rng.uniform(0.0, JITTER_SECONDS))
 
@@ -129,6 +131,15 @@ def _await(condition, process, timeout=float("inf")):
     end = time.monotonic() + timeout
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
+
+
+def _parts(checkpoints):
+    """Name and last change of each file being written, or left half-written."""
+    found = set()
+    for path in checkpoints.glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
 
 
 def _newest(checkpoints):

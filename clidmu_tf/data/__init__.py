@@ -1,5 +1,9 @@
 """Where examples come from, and the batches that are made of them."""
 
+import dataclasses
+
+import numpy as np
+
 from clidmu_tf.data.folder import folder
 from clidmu_tf.data.pipeline import evaluation_batches, training_batches
 from clidmu_tf.data.sources import Source, Split, digits
@@ -35,8 +39,9 @@ def load(
         image_size: Side to resize images to, in pixels; 0 leaves them as they are.
         holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
         on_bad_image: Of a folder, `"refuse"` or `"skip"`.
-        train_examples: Keep the first so many training examples; 0 for all.
-        seed: Decides what is held out.
+        train_examples: Keep so many training examples: the first ones, or a random
+            part of a folder, which comes class by class; 0 for all.
+        seed: Decides what is held out, and which random part.
 
     Returns:
         A `Source`.
@@ -50,7 +55,10 @@ def load(
     from clidmu_tf import data
 
     source = data.load("digits")
-    x, y = next(iter(data.evaluation_batches(source.test, batch_size=10, image_shape=(8, 8, 1))))
+    batches = data.evaluation_batches(
+        source.test, batch_size=10, image_shape=source.image_shape
+    )
+    x, y = next(iter(batches))
     ```
     """
     if name == "digits":
@@ -66,9 +74,8 @@ def load(
         )
     if not train_examples:
         return source
-    import dataclasses
-
-    import numpy as np
-
-    kept = source.train.take(np.arange(min(train_examples, len(source.train))))
+    chosen = np.arange(len(source.train))
+    if name == "folder":
+        np.random.default_rng(seed).shuffle(chosen)
+    kept = source.train.take(np.sort(chosen[:train_examples]))
     return dataclasses.replace(source, train=kept)

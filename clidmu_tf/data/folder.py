@@ -1,6 +1,7 @@
 """Images in folders, one a class."""
 
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TEST_FOLDERS = ("test", "val", "validation")
 DEFAULT_SIZE = 224
+CHANNELS = 3
 
 
 def folder(root, image_size=0, holdout=0.1, on_bad_image="refuse", seed=0):
@@ -25,30 +27,40 @@ def folder(root, image_size=0, holdout=0.1, on_bad_image="refuse", seed=0):
     Args:
         root: The folder.
         image_size: Side of the square in pixels; 0 for 224.
-        holdout: Share held out to test on where there is no `test/` folder.
+        holdout: Share held out to test on where there is no `test/` folder, at least
+            one image a class.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
 
     Raises:
         UserError: The folder holds no such images; the sentence says what is wrong.
     """
-    root = pathlib.Path(root or "")
-    if not root.name or not root.is_dir():
-        raise UserError(f"--data_dir={root} is no folder: name one of class folders.")
+    if not root or not os.path.isdir(root):
+        raise UserError(
+            f"--data_dir={root or ''} is no folder: name one that has a sub-folder for "
+            "each class."
+        )
+    root = pathlib.Path(root)
     size = image_size or DEFAULT_SIZE
     test_root = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None)
     if (root / "train").is_dir() and test_root:
         names = _class_names(root / "train")
+        strangers = sorted(set(_sub_folders(test_root)) - set(names))
+        if strangers:
+            raise UserError(
+                f"{test_root} has classes that {root / 'train'} has not: "
+                f"{', '.join(strangers)}; remove them or add them to train."
+            )
         train = _read(root / "train", names, on_bad_image)
-        test = _read(test_root, names, on_bad_image)
+        test = _read(test_root, names, on_bad_image, may_lack_classes=True)
     else:
         names = _class_names(root)
         train, test = _hold_out(_read(root, names, on_bad_image), holdout, seed)
-    return Source("folder", train, test, names, (size, size, 3))
+    return Source("folder", train, test, names, (size, size, CHANNELS))
 
 
 def _class_names(root):
-    names = tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
+    names = _sub_folders(root)
     if not names:
         raise UserError(
             f"--data_dir={root} has no sub-folder: put each class's images into a "
@@ -62,35 +74,56 @@ def _class_names(root):
     return names
 
 
-def _read(root, names, on_bad_image):
+def _sub_folders(root):
+    return tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
+
+
+def _read(root, names, on_bad_image, may_lack_classes=False):
     paths, labels = [], []
-    real = root.resolve()
     for label, name in enumerate(names):
-        found = sorted(p for p in (root / name).rglob("*") if _is_image(p, real))
-        if not found:
-            raise UserError(
-                f"The class folder {root / name} holds no JPEG or PNG file: fill it or "
-                "remove it."
-            )
+        found = _images(root / name)
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
     good = _decodable(paths)
     if not good.all():
-        _report_bad([p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image)
+        _report_bad(
+            [p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image
+        )
+    counts = np.bincount(labels[good], minlength=len(names))
+    if not counts.all() and not (may_lack_classes and counts.any()):
+        raise UserError(
+            f"The class folder {root / names[np.argmin(counts)]} holds no JPEG or PNG "
+            "image: fill it or remove it."
+        )
     ids = np.array([p.relative_to(root).as_posix() for p in paths])
     everything = Split(np.array([str(p) for p in paths]), labels, None, ids)
     return everything.take(np.flatnonzero(good))
 
 
+def _images(root):
+    """The image files of a class, hidden ones and links that lead out left alone."""
+    shown = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    around = root.parent.resolve()
+    inside = [path for path in shown if path.resolve().is_relative_to(around)]
+    if len(inside) < len(shown):
+        logger.warning(
+            "Left out %d links in %s that lead out of %s.",
+            len(shown) - len(inside),
+            root,
+            around,
+        )
+    return inside
+
+
 def _is_shown(path):
     return not path.name.startswith(".")
-
-
-def _is_image(path, root):
-    # A link may lead out of the folder; what lies outside is never read.
-    is_file = _is_shown(path) and path.suffix.lower() in SUFFIXES and path.is_file()
-    return is_file and path.resolve().is_relative_to(root)
 
 
 def _decodable(paths):
@@ -98,8 +131,10 @@ def _decodable(paths):
 
     def check(path):
         try:
-            image = tf.io.decode_image(tf.io.read_file(path), expand_animations=False)
-            return image.shape[-1] in (1, 3, 4)
+            tf.io.decode_image(
+                tf.io.read_file(path), channels=CHANNELS, expand_animations=False
+            )
+            return True
         except tf.errors.OpError:
             return False
 
@@ -122,8 +157,6 @@ def _report_bad(bad, on_bad_image):
 
 
 def _hold_out(split, holdout, seed):
-    if not holdout:
-        return split, split.take(np.array([], int))
     classes = len(np.unique(split.labels))
     count = max(round(holdout * len(split)), classes)
     rarest = np.bincount(split.labels).min()

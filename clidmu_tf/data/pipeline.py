@@ -54,29 +54,33 @@ def training_batches(
         raise UserError(
             f"batch_size={batch_size} does not divide by the {replicas} replicas."
         )
-    used = examples // batch_size * batch_size
-    per_replica = batch_size // replicas
+    steps, per_replica = examples // batch_size, batch_size // replicas
+    first_epoch, done = divmod(start_step, steps)
+    mine = slice(
+        shard_index * replicas_per_shard, (shard_index + 1) * replicas_per_shard
+    )
     read = _reader(split, image_shape)
 
-    def positions(batch):
-        step, replica = batch // replicas_per_shard, batch % replicas_per_shard
-        first = (start_step + step) * batch_size
-        first += (shard_index * replicas_per_shard + replica) * per_replica
-        return first + tf.range(per_replica, dtype=tf.int64)
-
-    def load(batch):
-        position = positions(batch)
-        # A batch lies in one epoch, since an epoch is made of whole batches.
-        epoch = position[0] // used
-        index = tf.random.experimental.index_shuffle(
-            position % used, _fold(seed, epoch[None])[0], np.int64(examples - 1)
+    def indices(epoch):
+        """The epoch's batches, those of this worker's replicas in turn."""
+        # Not index_shuffle, which has but a few hundred orders, whatever the seed.
+        keys = tf.random.stateless_uniform(
+            [examples], _fold(seed, epoch[None])[0], None, None, tf.int64
         )
+        order = tf.argsort(keys, stable=True)[: steps * batch_size]
+        order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
+        order = tf.cast(tf.reshape(order, (-1, per_replica)), tf.int64)
+        order = tf.data.Dataset.from_tensor_slices(order)
+        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), order)
+
+    def load(epoch, index):
         x, y = read(index)
         if augment is not None:
             x = augment(x, _fold(seed + 1, epoch * examples + index))
         return tf.ensure_shape(x, (per_replica, *image_shape)), y
 
-    batches = tf.data.Dataset.range(np.iinfo("int64").max)
+    batches = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
+    batches = batches.flat_map(indices).skip(done * replicas_per_shard)
     batches = batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE)
 
@@ -135,4 +139,3 @@ def _fold(seed, numbers):
     low = tf.cast(numbers % INT32, tf.int32)
     high = tf.fill(tf.shape(low), tf.constant(seed % INT32, tf.int32))
     return tf.stack([high, low], axis=-1)
-

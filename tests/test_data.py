@@ -1,0 +1,332 @@
+"""Where examples come from: digits, folders of images, prepared TFDS data sets."""
+
+import os
+import pathlib
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from clidmu_tf import data
+from clidmu_tf.data.pipeline import evaluation_batches
+from clidmu_tf.errors import UserError
+
+# --- digits
+
+
+def test_digits_split_is_fixed_disjoint_and_stratified():
+    source, again = data.load("digits", seed=0), data.load("digits", seed=7)
+    train, test = set(source.train.ids), set(source.test.ids)
+    assert len(train) + len(test) == 1797 == len(train | test)
+    np.testing.assert_array_equal(source.test.ids, again.test.ids)
+    shares = [np.bincount(s.labels) / len(s) for s in (source.train, source.test)]
+    np.testing.assert_allclose(*shares, atol=1.5 / 500)
+    np.testing.assert_array_equal(source.train.labels, source.train.clean_labels)
+
+
+def test_train_examples_keeps_the_first():
+    whole, part = data.load("digits"), data.load("digits", train_examples=7)
+    np.testing.assert_array_equal(part.train.ids, whole.train.ids[:7])
+    np.testing.assert_array_equal(part.test.ids, whole.test.ids)
+    assert len(data.load("digits", train_examples=10**6).train) == len(whole.train)
+
+
+# --- folder
+
+
+def paint(path, color=(204, 51, 51), mode="RGB", size=(12, 10), format=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).convert(mode).save(path, format)
+
+
+def make_folder(root, counts, prefix=""):
+    for label, (name, count) in enumerate(counts.items()):
+        for i in range(count):
+            paint(root / name / f"{prefix}{i:02}.png", (20 * i, 40 * label, 90))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folder(tmp_path / "images", {"cat": 6, "dog": 6})
+
+
+def load(root, **changes):
+    return data.load("folder", data_dir=str(root), image_size=8, **changes)
+
+
+def names_of(source):
+    return {*source.train.ids, *source.test.ids}
+
+
+def pixels(split):
+    batches = evaluation_batches(split, batch_size=50, image_shape=(8, 8, 3))
+    return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
+
+
+ODD_IMAGES = {
+    "grey.png": {"mode": "L"},
+    "grey and alpha.png": {"mode": "LA"},
+    "alpha.png": {"mode": "RGBA"},
+    "palette.png": {"mode": "P"},
+    "cmyk.jpg": {"mode": "CMYK"},
+    "grey.jpeg": {"mode": "L"},
+    "is a png.jpg": {"format": "png"},
+    "SHOUTED.JPG": {"format": "jpeg"},
+    "naïve – 猫.png": {},
+    "deeper/inside.png": {},
+}
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_folder_reads_every_kind_of_jpeg_and_png(root, name):
+    paint(root / "cat" / name, **ODD_IMAGES[name])
+    source = load(root)
+    assert f"cat/{name}" in names_of(source)
+    for split in (source.train, source.test):
+        at = split.ids == f"cat/{name}"
+        expected = Image.open(root / "cat" / name).convert("RGB").getpixel((0, 0))
+        for image in pixels(split)[at]:
+            np.testing.assert_allclose(image[0, 0], expected, atol=6)
+
+
+def corrupt(path, kind):
+    paint(path, format="jpeg", size=(60, 60))
+    whole = path.read_bytes()
+    contents = {"text": b"no image", "empty": b"", "cut": whole[: len(whole) // 2]}
+    path.write_bytes(contents[kind])
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "cut"])
+def test_corrupt_image_is_named_or_left_out(root, kind, caplog):
+    corrupt(root / "cat" / "broken.jpg", kind)
+    with pytest.raises(UserError, match=r"cat/broken\.jpg.*--on_bad_image=skip"):
+        load(root)
+    source = load(root, on_bad_image="skip")
+    assert "cat/broken.jpg" not in names_of(source) and len(names_of(source)) == 12
+    assert "broken.jpg" in caplog.text
+
+
+def test_class_left_empty_by_skipping_is_named(root):
+    corrupt(root / "zebra" / "only.jpg", "text")
+    with pytest.raises(UserError, match="zebra holds no"):
+        load(root, on_bad_image="skip")
+
+
+def test_hidden_and_other_files_are_ignored(root):
+    for hidden in (".DS_Store.png", "._00.png", ".thumbs/00.png"):
+        paint(root / "cat" / hidden)
+    paint(root / ".cache" / "00.png")
+    (root / "cat" / "notes.txt").write_text("not an image")
+    source = load(root)
+    assert source.class_names == ("cat", "dog") and len(names_of(source)) == 12
+
+
+def test_links_out_of_the_folder_are_not_followed(root, tmp_path, caplog):
+    paint(tmp_path / "outside" / "secret.png")
+    os.symlink(tmp_path / "outside" / "secret.png", root / "cat" / "link.png")
+    os.symlink(root / "dog" / "00.png", root / "cat" / "inside.png")
+    names = names_of(load(root))
+    assert "cat/link.png" not in names and "cat/inside.png" in names
+    assert "Left out 1 links" in caplog.text
+
+
+def test_folder_may_be_given_as_the_current_one_or_a_link(root, tmp_path, monkeypatch):
+    os.symlink(root, tmp_path / "link")
+    assert len(names_of(load(tmp_path / "link"))) == 12
+    monkeypatch.chdir(root)
+    assert len(names_of(load("."))) == 12
+
+
+def test_held_out_split_is_stratified_and_follows_the_seed(tmp_path):
+    root = make_folder(tmp_path, {"cat": 20, "dog": 10})
+    first, again, other = (load(root, holdout=0.2, seed=seed) for seed in (0, 0, 1))
+    assert np.bincount(first.test.labels).tolist() == [4, 2]
+    assert not set(first.train.ids) & set(first.test.ids)
+    np.testing.assert_array_equal(first.test.ids, again.test.ids)
+    assert set(first.test.ids) != set(other.test.ids)
+
+
+def test_something_is_always_held_out_of_each_class(root):
+    assert np.bincount(load(root, holdout=0.0).test.labels).tolist() == [1, 1]
+    shutil.rmtree(root / "cat")
+    paint(root / "cat" / "only.png")
+    with pytest.raises(UserError, match="1 images"):
+        load(root)
+
+
+def test_train_and_test_folders_are_used_as_they_are(tmp_path):
+    make_folder(tmp_path / "train", {"cat": 3, "dog": 3, "owl": 3})
+    make_folder(tmp_path / "test", {"cat": 2, "owl": 1}, prefix="t")
+    source = load(tmp_path)
+    assert source.class_names == ("cat", "dog", "owl")
+    assert list(source.test.labels) == [0, 0, 2]  # no dog to test on
+    assert list(source.test.ids) == ["cat/t00.png", "cat/t01.png", "owl/t00.png"]
+    paint(tmp_path / "test" / "yak" / "00.png")
+    with pytest.raises(UserError, match="yak"):
+        load(tmp_path)
+
+
+def test_part_of_a_folder_keeps_its_classes(tmp_path):
+    root = make_folder(tmp_path, {"cat": 30, "dog": 30})
+    part, again = (load(root, train_examples=20) for _ in range(2))
+    assert np.bincount(part.train.labels).min() >= 4
+    np.testing.assert_array_equal(part.train.ids, again.train.ids)
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(UserError, match="--data_dir= is no folder"):
+        data.load("folder")
+    with pytest.raises(UserError, match="missing is no folder"):
+        load(tmp_path / "missing")
+    with pytest.raises(UserError, match="no sub-folder"):
+        load(tmp_path)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(UserError, match="one class alone, 'cat'"):
+        load(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(UserError, match="cat holds no JPEG or PNG"):
+        load(tmp_path)
+
+
+# --- TFDS
+
+CLASSES = ("ant", "bee", "cow")
+COUNT = 24
+
+
+def examples(count, known=True):
+    """Images that are all `i`, a true label `i % 3`, a given label one off."""
+    for i in range(count):
+        yield {
+            "id": f"example_{i}",
+            "image": np.full((6, 5, 3), i, "uint8"),
+            "label": i % 3 if known else -1,
+            "given": (i + 1) % 3 if known else -1,
+            "coarse": 0,
+        }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tfds")
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny_noisy",
+        version="1.0.0",
+        data_dir=path,
+        features=tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(6, 5, 3)),
+                "label": tfds.features.ClassLabel(names=CLASSES),
+                "given": tfds.features.ClassLabel(num_classes=3),
+                "coarse": tfds.features.ClassLabel(num_classes=2),
+            }
+        ),
+        split_datasets={
+            "train": list(enumerate(examples(COUNT))),
+            # As in a competition, the test split comes without labels.
+            "test": list(enumerate(examples(6, known=False))),
+            "validation": list(enumerate(examples(6))),
+        },
+    )
+    return path
+
+
+def load_tiny(path, **changes):
+    settings = {"label_key": "given", "clean_label_key": "label"} | changes
+    return data.load("tiny_noisy", data_dir=str(path), **settings)
+
+
+def number(split):
+    """Which example each is, by its pixels."""
+    return split.inputs[:, 0, 0, 0].astype(int)
+
+
+def test_tfds_gives_labels_true_labels_and_ids(prepared):
+    source = load_tiny(prepared)
+    train, which = source.train, number(source.train)
+    assert sorted(which) == list(range(COUNT))
+    assert list(train.ids) == [f"example_{i}" for i in which]
+    np.testing.assert_array_equal(train.clean_labels, which % 3)
+    np.testing.assert_array_equal(train.labels, (which + 1) % 3)
+    assert source.class_names == CLASSES and source.image_shape == (6, 5, 3)
+
+
+def test_tfds_reports_on_true_labels_of_the_split_that_has_them(prepared):
+    test = load_tiny(prepared).test
+    assert len(test) == 6
+    np.testing.assert_array_equal(test.labels, number(test) % 3)
+
+
+def test_tfds_keeps_its_own_order(prepared):
+    source, part = load_tiny(prepared), load_tiny(prepared, train_examples=7)
+    stored = tfds.load(
+        "tiny_noisy", split="train", data_dir=prepared, shuffle_files=False
+    )
+    order = [example["id"].decode() for example in tfds.as_numpy(stored)]
+    assert list(source.train.ids) == order
+    assert list(part.train.ids) == order[:7]
+    assert len(load_tiny(prepared, train_examples=10**6).train) == COUNT
+
+
+def test_tfds_without_true_labels(prepared):
+    train = load_tiny(prepared, label_key="label", clean_label_key="").train
+    assert train.clean_labels is None
+    np.testing.assert_array_equal(train.labels, number(train) % 3)
+
+
+def test_tfds_resizes(prepared):
+    source = load_tiny(prepared, image_size=4)
+    assert source.image_shape == (4, 4, 3)
+    assert source.train.inputs.shape == (COUNT, 4, 4, 3)
+    assert sorted(number(source.train)) == list(range(COUNT))
+
+
+def test_tfds_column_that_is_none_is_named(prepared):
+    with pytest.raises(UserError, match="--label_key=id is no label column.*given"):
+        load_tiny(prepared, label_key="id")
+    with pytest.raises(UserError, match="--clean_label_key=truth is no label column"):
+        load_tiny(prepared, clean_label_key="truth")
+    with pytest.raises(UserError, match="other classes"):
+        load_tiny(prepared, clean_label_key="coarse")
+
+
+def test_tfds_files_that_are_gone_or_damaged_are_named(prepared, tmp_path):
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    (records,) = pathlib.Path(copy).rglob("*train.tfrecord*")
+    records.write_bytes(records.read_bytes()[:-9])
+    with pytest.raises(UserError, match="cannot be read from.*prepare it again"):
+        load_tiny(copy)
+    records.unlink()
+    with pytest.raises(UserError, match="cannot be read from.*prepare it again"):
+        load_tiny(copy)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    "name, complaint",
+    [
+        ("cifar10_n", "not prepared in .*: run `tfds build cifar10_n --data_dir "),
+        ("cifar10:99.9.9", "not prepared"),
+        ("no_such_data", "unknown: use digits, folder"),
+        ("../elsewhere", "no name of a data set"),
+    ],
+)
+def test_tfds_that_is_not_there_says_how_to_get_it(
+    name, complaint, tmp_path, no_network
+):
+    with pytest.raises(UserError, match=complaint):
+        data.load(name, data_dir=str(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags  # noqa: E402  (the log level is read at import)
+from absl import logging as absl_logging  # noqa: E402
 
 from clidmu_tf.config import Config  # noqa: E402
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError  # noqa: E402
@@ -47,7 +48,7 @@ def main(argv):
         from clidmu_tf import run
 
         run.TASKS[config.task](config)
-    except (UserError, ValueError) as error:
+    except ValueError as error:  # a UserError is one
         fail(error, EXIT_USER_ERROR)
     except TrainingDiverged as error:
         fail(error, EXIT_DIVERGED)
@@ -61,7 +62,12 @@ def fail(error, code):
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("clidmu_tf").setLevel(logging.INFO)
+    # What this package has to say, without the chatter of others.
+    logger = logging.getLogger("clidmu_tf")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
     define_flags()
     app.run(main)

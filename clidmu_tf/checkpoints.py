@@ -52,7 +52,8 @@ def write_atomically(path, write):
 
 def write_arrays(path, **arrays):
     """Writes named arrays atomically."""
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    names = np.array(list(arrays))
+    write_atomically(path, lambda file: np.savez(file, names=names, **arrays))
 
 
 def read_arrays(path):
@@ -63,7 +64,7 @@ def read_arrays(path):
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {str(name): file[str(name)] for name in file["names"]}
     except DAMAGED as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it to go on without it."
@@ -156,6 +157,7 @@ class Checkpointer(keras.callbacks.Callback):
             self._checked_save(logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        self.model.reset_metrics()  # the next epoch starts them anew
         self._checked_save(logs)
 
     def _checked_save(self, logs):

@@ -23,7 +23,9 @@ class Config:
     task: str = setting("train", "What to do.", TASKS)
     workdir: str = setting("runs/digits", "Folder of the run; made if need be.")
     resume: bool = setting(True, "Go on where a run in --workdir stopped.")
-    seed: int = setting(0, "The one seed: weights, order, noise, augmentation.", least=0)
+    seed: int = setting(
+        0, "The one seed: weights, order, noise, augmentation.", least=0
+    )
 
     dataset: str = setting(
         "digits", "digits, folder, or the name of a prepared TFDS data set."
@@ -33,16 +35,26 @@ class Config:
     clean_label_key: str = setting(
         "", "Column of the true labels, to report against; empty if unknown."
     )
-    image_size: int = setting(0, "Side that images are resized to; 0: as they are.", least=0)
-    holdout: float = setting(
-        0.1, "Share of a folder without a test folder that is held out.", least=0, most=0.9
+    image_size: int = setting(
+        0, "Side that images are resized to; 0: as they are.", least=0
     )
-    on_bad_image: str = setting("refuse", "A file that is no image.", ("refuse", "skip"))
-    train_examples: int = setting(0, "Train on the first so many; 0: all.", least=0)
+    holdout: float = setting(
+        0.1,
+        "Share of a folder without a test folder that is held out; at least one "
+        "image a class.",
+        least=0,
+        most=0.9,
+    )
+    on_bad_image: str = setting(
+        "refuse", "A file that is no image.", ("refuse", "skip")
+    )
+    train_examples: int = setting(0, "Train on so many; 0: all.", least=0)
     augment: str = setting("", "Comma-separated: flip, crop, randaugment.")
 
     noise: str = setting("none", "Label noise to add.", tuple(noise.NOISES))
-    noise_rate: float = setting(0.0, "Probability that a label is redrawn.", least=0, most=1)
+    noise_rate: float = setting(
+        0.0, "Probability that a label is redrawn.", least=0, most=1
+    )
 
     method: str = setting("clid_mu", "How to train.", METHODS)
     weight_net: str = setting("wnet", "Weight network.", ("wnet", "vri"))
@@ -54,7 +66,9 @@ class Config:
     )
     temperature: float = setting(0.5, "Temperature of CLID.")
     class_balance: bool = setting(True, "Each given class keeps its share of weight.")
-    prior_penalty: float = setting(1.0, "Weight of KL(prior || mean prediction).", least=0)
+    prior_penalty: float = setting(
+        1.0, "Weight of KL(prior || mean prediction).", least=0
+    )
     warmup_epochs: int = setting(0, "Epochs of plain cross-entropy first.", least=0)
     meta_interval: int = setting(1, "A meta update every so many steps.", least=1)
     virtual_scope: str = setting(
@@ -80,7 +94,9 @@ class Config:
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = setting(0.0, "Decoupled weight decay.", least=0)
     lr_schedule: str = setting(
-        "constant", "How the learning rate falls.", ("constant", "cosine", "cosine_restarts")
+        "constant",
+        "How the learning rate falls.",
+        ("constant", "cosine", "cosine_restarts"),
     )
     lr_period: int = setting(0, "Epochs of one cosine; 0: all of them.", least=0)
     lr_min: float = setting(0.0, "Learning rate at the cosine's end.", least=0)
@@ -134,15 +150,25 @@ class Config:
 
 
 def read(path):
-    """Returns the Config that a run wrote into its workdir."""
+    """Returns the Config that a run wrote into its workdir.
+
+    Raises:
+        UserError: The file does not hold one.
+    """
     types = {field.name: type(field.default) for field in dataclasses.fields(Config)}
     values = {}
-    for line in pathlib.Path(path).read_text().splitlines():
-        if line.startswith("--"):
-            name, value = line[2:].split("=", 1)
-            if name in types:
-                values[name] = value == "true" if types[name] is bool else types[name](value)
-    return Config(**values)
+    try:
+        for line in pathlib.Path(path).read_text().splitlines():
+            if line.startswith("--"):
+                name, value = line[2:].split("=", 1)
+                kind = types[name]
+                values[name] = value == "true" if kind is bool else kind(value)
+        return Config(**values)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is no config.cfg of a run of this version ({error}): mend it, or "
+            "choose another --workdir."
+        ) from error
 
 
 def _check(field, value):

@@ -6,6 +6,7 @@ import shutil
 import keras
 import tensorflow as tf
 
+from clidmu_tf.errors import UserError
 from clidmu_tf.features import ends_in_softmax
 
 
@@ -19,14 +20,19 @@ def export(classifier, path, image_shape, class_names):
 
     Args:
         classifier: A Keras classifier of raw images that ends in a Dense layer.
-        path: Folder to write, replaced where it is there.
+        path: Folder to write, replaced where it is there; a folder `part` beside
+            it holds it while it is written.
         image_shape: `(height, width, channels)` that the classifier takes.
         class_names: Names of the classes, in order.
+
+    Raises:
+        UserError: It could not be written.
     """
     height, width, channels = image_shape
 
     def serve(images):
-        images = tf.image.resize(tf.cast(images, tf.float32), (height, width))
+        # Rounded, as the images were that the classifier was trained on.
+        images = tf.round(tf.image.resize(images, (height, width)))
         scores = tf.cast(classifier(images, training=False), tf.float32)
         is_probability = ends_in_softmax(classifier)
         probabilities = scores if is_probability else tf.nn.softmax(scores)
@@ -41,16 +47,32 @@ def export(classifier, path, image_shape, class_names):
     )
     part = pathlib.Path(path).with_name("part")
     shutil.rmtree(part, ignore_errors=True)
-    archive.write_out(part, verbose=False)
-    (part / "assets.extra").mkdir()
-    (part / "assets.extra" / "labels.txt").write_text("\n".join(class_names) + "\n")
-    shutil.rmtree(path, ignore_errors=True)
-    part.rename(path)
+    try:
+        archive.write_out(part, verbose=False)
+        (part / "assets.extra").mkdir()
+        (part / "assets.extra" / "labels.txt").write_text("\n".join(class_names) + "\n")
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(
+            f"Could not export to {path} ({error}): make room and run the same again; "
+            "what was saved before is intact."
+        ) from error
 
 
 def load(path):
-    """Returns the exported function: images → probabilities and labels."""
-    loaded = tf.saved_model.load(str(path))
+    """Returns the exported function: images → probabilities and labels.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"There is no model in {path}: export it with --task=export."
+        ) from error
     serve = loaded.signatures["serving_default"]
 
     def call(images):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from clidmu_tf import augment, backbones, data, export, noise, plots, strategies
 from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble
-from clidmu_tf.checkpoints import Checkpointer
+from clidmu_tf.checkpoints import Checkpointer, write_atomically
 from clidmu_tf.errors import UserError
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import cross_entropy
@@ -27,16 +27,21 @@ def train(config):
     strategy = strategies.make(config.strategy)
     chief = strategies.is_chief(strategy)
     workdir = Workdir(config.workdir)
+    if chief:
+        workdir.check(config)
+    if workdir.finished():
+        print(f"This run is finished; remove {workdir.path} to run it again.")
+        return print_summary(workdir)
     source = noisy_source(config)
     steps = steps_per_epoch(config, source)
-    if chief:
-        workdir.claim(config)
-        if workdir.finished():
-            print(f"This run is finished; remove {workdir.path} to run it again.")
-            return print_summary(workdir)
     keras.utils.set_random_seed(config.seed)
     with strategies.scope(strategy):
         model = build_model(config, source, steps)
+    # Whatever is wrong with the settings shows before the folder is taken.
+    batches(config, source, strategy, 0, config.batch_size)
+    meta_arguments(config, source, strategy, 0)
+    if chief:
+        workdir.claim(config)
     fit(config, source, steps, model, strategy, workdir, chief)
 
 
@@ -51,7 +56,8 @@ def fit(config, source, steps, model, strategy, workdir, chief):
         batch_size=min(100, config.meta_examples),
         directory=workdir.checkpoints,
     )
-    done = saver.restore(model) if config.resume else 0
+    snapshots.set_model(model)  # a run that has its last step behind it fits no more
+    done = saver.restore(model)
     if done:
         snapshots.restore(before_epoch=done // steps)
         print(f"Going on at step {done} of {steps * config.epochs}.")
@@ -63,6 +69,7 @@ def fit(config, source, steps, model, strategy, workdir, chief):
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=size,
+                shuffle=False,
                 callbacks=[*writers, saver],
                 **meta_arguments(config, source, strategy, done),
             )
@@ -101,9 +108,10 @@ def finish(config, source, model, workdir, snapshots, log):
             "accuracy"
         ],
     }
-    plots.curves(rows, workdir.curves)
+    write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
     if isinstance(model, CLIDMU):
-        plots.weights(*given_weights(model, source, config), workdir.weights)
+        weights = given_weights(model, source, config)
+        write_atomically(workdir.weights, lambda file: plots.weights(*weights, file))
     export.export(model.classifier, workdir.export, source.image_shape, classes)
     export.export(ensemble, workdir.export_ensemble, source.image_shape, classes)
     workdir.write_summary(summary)
@@ -113,14 +121,12 @@ def finish(config, source, model, workdir, snapshots, log):
 def evaluate(config):
     """Evaluates what a finished workdir exported, and prints the accuracy."""
     workdir = Workdir(config.workdir)
-    trained = workdir.read_config()
+    trained = settings_of(workdir, config)
     if not workdir.finished():
         raise UserError(
             f"--workdir={workdir.path} holds a run that is not finished: go on with it "
             "first, by --task=train."
         )
-    if config.data_dir:
-        trained = trained.replace(data_dir=config.data_dir)
     source = load_source(trained)
     for name, path in [
         ("classifier", workdir.export),
@@ -135,7 +141,7 @@ def evaluate(config):
 def export_task(config):
     """Exports the last checkpoint of a workdir, also of a run not yet finished."""
     workdir = Workdir(config.workdir)
-    trained = workdir.read_config()
+    trained = settings_of(workdir, config)
     source = load_source(trained)
     model = build_model(trained, source, steps_per_epoch(trained, source))
     saver = Checkpointer(workdir.checkpoints, MetricsLog(workdir.metrics))
@@ -145,6 +151,13 @@ def export_task(config):
         model.classifier, workdir.export, source.image_shape, source.class_names
     )
     print(f"The model as of step {saver.step} is in {workdir.export}")
+
+
+def settings_of(workdir, config):
+    """The settings of a run, but for what may have moved since."""
+    trained = workdir.read_config()
+    data_dir = config.data_dir or trained.data_dir
+    return trained.replace(data_dir=data_dir, init_weights="")
 
 
 TASKS = {"train": train, "evaluate": evaluate, "export": export_task}
@@ -172,7 +185,11 @@ def noisy_source(config):
     """Loads the data, adds the noise asked for, and checks the labels."""
     source = load_source(config)
     train_split, count = source.train, len(source.class_names)
-    check_labels(train_split.labels, count)
+    for name, split in (("training", train_split), ("test", source.test)):
+        try:
+            check_labels(split.labels, count)
+        except ValueError as error:
+            raise UserError(f"The {name} data of {config.dataset}: {error}") from None
     if len(train_split) < config.batch_size:
         raise UserError(
             f"--batch_size={config.batch_size} is larger than the training data, "
@@ -180,7 +197,17 @@ def noisy_source(config):
         )
     if config.noise == "none":
         return source
-    pairs = noise.CIFAR10_PAIRS if config.dataset.startswith("cifar10") else None
+    cifar = count if config.dataset.startswith("cifar10") else 0
+    if config.noise == "hierarchical" and cifar != 100:
+        raise UserError(
+            "--noise=hierarchical needs the superclasses of CIFAR-100; received "
+            f"--dataset={config.dataset}."
+        )
+    if config.noise == "instance" and train_split.inputs.dtype != "uint8":
+        raise UserError(
+            "--noise=instance needs the images in memory, and those of "
+            f"--dataset={config.dataset} are read from files: choose another noise."
+        )
     labels = noise.apply(
         config.noise,
         train_split.labels,
@@ -188,8 +215,8 @@ def noisy_source(config):
         config.seed,
         num_classes=count,
         inputs=train_split.inputs,
-        mapping=pairs if count == 10 else None,
-        groups=noise.CIFAR100_SUPERCLASSES if count == 100 else None,
+        mapping=noise.CIFAR10_PAIRS if cifar == 10 else None,
+        groups=noise.CIFAR100_SUPERCLASSES if cifar == 100 else None,
     )
     known = train_split.clean_labels
     noisy = dataclasses.replace(
@@ -293,7 +320,7 @@ def build_model(config, source, steps):
     if config.method == "cross_entropy":
         model = CrossEntropy(classifier)
         model.compile(**compile_arguments)
-        return model
+        return with_metrics(model)
     model = CLIDMU(
         classifier,
         weight_net=config.weight_net,
@@ -307,6 +334,15 @@ def build_model(config, source, steps):
         seed=config.seed,
     )
     model.compile(meta_optimizer=meta_optimizer_of(config), **compile_arguments)
+    return with_metrics(model)
+
+
+def with_metrics(model):
+    """Makes the metrics' variables now: Keras waits for the first step, and a
+    checkpoint that is restored before it would not fit."""
+    model._compile_metrics.build(
+        tf.zeros([1], "int64"), tf.zeros([1, model.num_classes])
+    )
     return model
 
 

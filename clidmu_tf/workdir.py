@@ -1,6 +1,9 @@
 """The folder of a run: what lies in it, and whose it is."""
 
+import contextlib
+import errno
 import json
+import os
 import pathlib
 
 from clidmu_tf import config as config_module
@@ -40,41 +43,64 @@ class Workdir:
         self.export_ensemble = self.path / "export_ensemble" / "1"
         self.summary = self.path / "summary.json"
 
+    def check(self, config):
+        """Raises a UserError where the folder is neither free nor this run's."""
+        with self._usable():
+            if self.config.exists():
+                self._check_run(config)
+            elif self._is_taken():
+                raise UserError(
+                    f"--workdir={self.path} is not empty and holds no run: choose "
+                    "another."
+                )
+
     def claim(self, config):
         """Makes the folder this run's, or finds that it already is.
 
         Raises:
             UserError: It holds another run or other files, or cannot be written.
         """
-        if self.config.exists():
-            other = config_module.read(self.config)
-            differences = other.differences(config, but=FREE)
-            if differences:
-                raise UserError(
-                    f"--workdir={self.path} holds another run, which differs in "
-                    f"{' '.join(differences)}: choose another --workdir, or remove "
-                    "that one."
-                )
-            if not config.resume:
-                raise UserError(
-                    f"--workdir={self.path} already holds this run: leave --resume on "
-                    "to go on with it, choose another --workdir, or remove that one."
-                )
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        self.check(config)
+        with self._usable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if not self.config.exists():
+                lines = ["# Run again: python train.py --flagfile=THIS --workdir=NEW"]
+                text = "\n".join([*lines, *config.flags()]) + "\n"
+                write_atomically(self.config, lambda file: file.write(text.encode()))
+            self.checkpoints.mkdir(exist_ok=True)
+
+    def _check_run(self, config):
+        other = config_module.read(self.config)
+        differences = other.differences(config, but=FREE)
+        if differences:
             raise UserError(
-                f"--workdir={self.path} is not empty and holds no run: choose another."
+                f"--workdir={self.path} holds another run, which differs in "
+                f"{' '.join(differences)}: choose another --workdir, or remove "
+                "that one."
             )
+        if not config.resume:
+            raise UserError(
+                f"--workdir={self.path} already holds this run: leave --resume on "
+                "to go on with it, choose another --workdir, or remove that one."
+            )
+
+    def _is_taken(self):
+        if not self.path.is_dir():
+            return self.path.exists()
+        # A kill while config.cfg was written leaves its beginning.
+        return any(p.name != f"{self.config.name}.part" for p in self.path.iterdir())
+
+    @contextlib.contextmanager
+    def _usable(self):
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            yield
         except OSError as error:
             raise UserError(
-                f"--workdir={self.path} cannot be made ({error.strerror}): choose one "
+                f"--workdir={self.path} cannot be used ({error.strerror}): choose one "
                 "that you may write to."
             ) from error
-        lines = ["# Run again: python train.py --flagfile=THIS --workdir=NEW"]
-        text = "\n".join([*lines, *config.flags()]) + "\n"
-        write_atomically(self.config, lambda file: file.write(text.encode()))
 
     def finished(self):
         """Whether the run came to its end."""

@@ -1,0 +1,399 @@
+"""The command line: what a good run leaves, and what is said about a bad one."""
+
+import errno
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from clidmu_tf import config as config_module
+from clidmu_tf import data, run, strategies
+from clidmu_tf.checkpoints import read_arrays
+from clidmu_tf.config import Config
+from clidmu_tf.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    "--train_examples=300",
+    "--epochs=2",
+    "--batch_size=50",
+    "--noise=symmetric",
+    "--noise_rate=0.4",
+    "--snapshots=2",
+)
+
+
+def import_train():
+    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.define_flags()
+    return module
+
+
+train = import_train()
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs `train.py` in this process; returns exit code and what it printed."""
+
+    def call(*arguments):
+        code = 0
+        with flagsaver.flagsaver():
+            argv = flags.FLAGS(["train.py", *map(str, arguments)])
+            try:
+                train.main(argv)
+            except SystemExit as ending:
+                code = ending.code
+        printed = capsys.readouterr()
+        return types.SimpleNamespace(code=code, out=printed.out, err=printed.err)
+
+    return call
+
+
+def start(*arguments):
+    """Runs `train.py` in a process of its own."""
+    command = [sys.executable, ROOT / "train.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A good run's workdir, and the process that made it."""
+    workdir = tmp_path_factory.mktemp("good") / "run"
+    return workdir, start(*SMALL, f"--workdir={workdir}")
+
+
+# --- a good run
+
+
+def test_good_run_leaves_what_was_promised(finished):
+    workdir, process = finished
+    assert process.returncode == 0, process.stderr
+    left = {p.relative_to(workdir).as_posix() for p in contents(workdir)}
+    assert {
+        "config.cfg",
+        "metrics.csv",
+        "summary.json",
+        "curves.png",
+        "weights.png",
+        "export/1/saved_model.pb",
+        "export_ensemble/1/saved_model.pb",
+        "checkpoints/step-000000006.npz",
+        "checkpoints/step-000000012.npz",
+    } <= left
+    assert any(name.startswith("tensorboard/train/events") for name in left)
+    assert not [name for name in left if ".part" in name or "/part/" in name]
+    for picture in ("curves.png", "weights.png"):
+        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
+    assert (workdir / "metrics.csv").read_text().count("\n") == 1 + 2
+
+
+def test_summary_says_what_the_run_came_to(finished):
+    workdir, process = finished
+    summary = json.loads((workdir / "summary.json").read_text())
+    rows = np.genfromtxt(workdir / "metrics.csv", delimiter=",", names=True)
+    best = rows["snapshot_clid"].argmin()
+    labels = run.noisy_source(config_module.read(workdir / "config.cfg")).train
+    assert summary == {
+        "dataset": "digits",
+        "method": "clid_mu",
+        "epochs": 2,
+        "train_examples": 300,
+        "wrong_labels": np.mean(labels.labels != labels.clean_labels),
+        "last_accuracy": rows["val_accuracy"][-1],
+        "best_by_clid_accuracy": rows["val_accuracy"][best],
+        "best_by_clid_epoch": best + 1,
+        "snapshot_ensemble_accuracy": summary["snapshot_ensemble_accuracy"],
+    }
+    for name in ("last_accuracy", "snapshot_ensemble_accuracy"):
+        assert f"{summary[name]:.4f}" in process.stdout
+
+
+def test_its_config_runs_again_to_the_same_numbers(finished, cli, tmp_path):
+    workdir, _ = finished
+    again = cli(f"--flagfile={workdir}/config.cfg", f"--workdir={tmp_path / 'again'}")
+    assert again.code == 0, again.err
+    for name in ("metrics.csv", "summary.json"):
+        assert (tmp_path / "again" / name).read_text() == (workdir / name).read_text()
+
+
+def test_evaluate_needs_the_finished_workdir_alone(finished, cli):
+    workdir, _ = finished
+    before = contents(workdir)
+    found = cli("--task=evaluate", f"--workdir={workdir}")
+    summary = json.loads((workdir / "summary.json").read_text())
+    last, ensemble = found.out.splitlines()[-2:]
+    assert last.startswith("classifier") and "(500 examples)" in last
+    assert f"accuracy {summary['last_accuracy']:.4f}" in last
+    assert f"accuracy {summary['snapshot_ensemble_accuracy']:.4f}" in ensemble
+    assert contents(workdir) == before
+
+
+def test_second_run_in_a_finished_workdir_changes_nothing(finished, cli):
+    workdir, _ = finished
+    before = contents(workdir)
+    found = cli(*SMALL, f"--workdir={workdir}")
+    assert found.code == 0 and "This run is finished; remove" in found.out
+    assert "snapshot ensemble" in found.out  # the table once more
+    assert contents(workdir) == before
+
+
+def test_export_of_an_unfinished_run_serves_its_last_checkpoint(cli, tmp_path):
+    workdir = tmp_path / "run"
+    flag = f"--workdir={workdir}"
+    kill = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "tensorboard", lambda workdir: kill)
+        stopped = cli(*SMALL, flag)
+    assert stopped.code == 75 and "Saved at step 1 and stopped" in stopped.err
+    exported = cli("--task=export", flag)
+    assert exported.code == 0 and "as of step 1 " in exported.out
+    saved = read_arrays(workdir / "checkpoints" / "step-000000001.npz").values()
+    served = tf.saved_model.load(str(workdir / "export" / "1")).variables
+    kernels = [v.numpy() for v in served if len(v.shape) > 1]
+    assert len(kernels) > 3
+    for kernel in kernels:
+        assert any(np.array_equal(kernel, array) for array in saved)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.cfg")), ids=str)
+def test_every_config_file_is_understood(path):
+    with flagsaver.flagsaver():
+        left = flags.FLAGS(["train.py", f"--flagfile={path}"])
+        assert left == ["train.py"]
+        fields = Config.__dataclass_fields__
+        config = Config(**{name: flags.FLAGS[name].value for name in fields})
+    assert config.workdir.startswith("runs/")
+
+
+def test_config_comes_back_from_its_file(tmp_path):
+    config = Config(learning_rate=1e-7, resume=False, data_dir="/a b=c", seed=3)
+    (tmp_path / "config.cfg").write_text("# words\n" + "\n".join(config.flags()))
+    assert config_module.read(tmp_path / "config.cfg") == config
+
+
+# --- what is wrong with the command
+
+
+def assert_refused(found, *words, code=2):
+    assert found.code == code
+    assert found.err.startswith("train.py: ") and found.err.count("\n") == 1
+    for word in words:
+        assert word in found.err
+
+
+def test_process_refuses_an_unknown_flag():
+    process = start("--learnin_rate=0.1")
+    assert process.returncode == 1
+    assert "Unknown command line flag 'learnin_rate'" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_process_refuses_a_line_without_dashes(tmp_path):
+    (tmp_path / "run.cfg").write_text("--epochs=1\nbatch_size=10\n")
+    workdir = tmp_path / "run"
+    process = start(f"--flagfile={tmp_path / 'run.cfg'}", f"--workdir={workdir}")
+    assert process.returncode == 2
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("train.py: Not understood: 'batch_size=10'; write every")
+    assert "Traceback" not in process.stderr and not workdir.exists()
+
+
+@pytest.mark.parametrize("flag", ["--epochs=many", "--noise_rate=half", "--resume=if"])
+def test_value_of_another_type_is_refused(flag, cli):
+    with pytest.raises(flags.Error, match=flag.split("=")[0]):
+        cli(flag)  # absl's own words, with which `app.run` ends the process
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--noise_rate=1.5"], ["--noise_rate must be from 0 to 1; received 1.5"]),
+        (["--noise_rate=nan"], ["--noise_rate must be", "nan"]),
+        (["--temperature=0"], ["--temperature must be above 0"]),
+        (["--epochs=0"], ["--epochs must be 1 or more; received 0"]),
+        (["--method=magic"], ["--method must be one of clid_mu", "'magic'"]),
+        (["--dataset=no_such"], ["--dataset=no_such is unknown"]),
+        (["--dataset=cifar10"], ["--dataset=cifar10 is not prepared", "tfds build"]),
+        (["--dataset=folder"], ["--data_dir= is no folder"]),
+        (["--batch_size=301"], ["--batch_size=301 is larger", "300 examples"]),
+        (["--noise=hierarchical"], ["--noise=hierarchical needs the superclasses"]),
+        (["--backbone=no_such"], ["no_such"]),
+        (["--augment=flip,spin"], ["'spin'"]),
+        (["--augment=crop,flip", "--batch_size=9999"], ["--batch_size=9999"]),
+        (["--init_weights=gone.keras"], ["--init_weights=gone.keras is not there"]),
+        (["--strategy=multi_worker"], ["--strategy=multi_worker needs TF_CONFIG"]),
+    ],
+)
+def test_bad_setting_is_named_and_leaves_no_workdir(
+    arguments, words, cli, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    workdir = tmp_path / "run"
+    data_dir = [] if "--dataset=folder" in arguments else [f"--data_dir={tmp_path}"]
+    found = cli(*SMALL, f"--workdir={workdir}", *data_dir, *arguments)
+    assert_refused(found, *words)
+    assert not workdir.exists()
+
+
+def test_oracle_without_true_labels_is_refused(cli, tmp_path):
+    class_folders(tmp_path / "images")
+    workdir = tmp_path / "run"
+    found = cli(
+        *("--dataset=folder", f"--data_dir={tmp_path / 'images'}", "--image_size=8"),
+        *("--batch_size=4", "--meta_objective=mae", f"--workdir={workdir}"),
+    )
+    assert_refused(found, "--meta_objective=mae needs true labels")
+    assert not workdir.exists()
+
+
+def class_folders(root):
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (9, 9), (40 * i, 0, 0)).save(root / name / f"{i}.png")
+
+
+def test_corrupt_image_is_refused_by_name_or_skipped(cli, tmp_path):
+    class_folders(tmp_path / "images")
+    (tmp_path / "images" / "cat" / "broken.png").write_text("no image")
+    settings = (
+        *("--dataset=folder", f"--data_dir={tmp_path / 'images'}", "--image_size=8"),
+        *("--batch_size=4", "--epochs=1", "--method=cross_entropy"),
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert_refused(cli(*settings), "cat/broken.png", "--on_bad_image=skip")
+    assert not (tmp_path / "run").exists()
+    assert cli(*settings, "--on_bad_image=skip").code == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["train_examples"] == 10 and summary["wrong_labels"] is None
+
+
+@pytest.mark.parametrize("label", [10, -1])
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_labels_out_of_range_are_refused(which, label, cli, tmp_path, monkeypatch):
+    source = data.load("digits")
+    getattr(source, which).labels[3] = label
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: source)
+    found = cli(*SMALL, f"--workdir={tmp_path / 'run'}")
+    name = {"train": "training", "test": "test"}[which]
+    assert_refused(found, f"The {name} data of digits", f"received {label} at index 3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_diverges_says_so(cli, tmp_path):
+    found = cli(*SMALL, "--learning_rate=1e30", f"--workdir={tmp_path / 'run'}")
+    assert_refused(found, "The loss is nan", "lower the learning rate", code=3)
+
+
+# --- whose the workdir is
+
+
+@pytest.mark.parametrize("task", ["evaluate", "export"])
+def test_task_on_a_workdir_without_a_run_is_refused(task, cli, tmp_path):
+    assert_refused(cli(f"--task={task}", f"--workdir={tmp_path}"), "holds no run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_workdir_of_another_run_is_not_touched(finished, cli):
+    workdir, _ = finished
+    before = contents(workdir)
+    found = cli(*SMALL, "--seed=1", "--epochs=3", f"--workdir={workdir}")
+    assert_refused(found, "holds another run", "--seed=1 --epochs=3")
+    found = cli(*SMALL, "--resume=false", f"--workdir={workdir}")
+    assert_refused(found, "already holds this run")
+    assert contents(workdir) == before
+
+
+def test_workdir_with_other_files_is_not_touched(cli, tmp_path):
+    (tmp_path / "thesis.tex").write_text("words")
+    assert_refused(
+        cli(*SMALL, f"--workdir={tmp_path}"), "is not empty and holds no run"
+    )
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+    found = cli(*SMALL, f"--workdir={tmp_path / 'thesis.tex'}")
+    assert_refused(found, "holds no run")
+    found = cli(*SMALL, f"--workdir={tmp_path / 'thesis.tex' / 'run'}")
+    assert_refused(found, "cannot be used (Not a directory)")
+    assert (tmp_path / "thesis.tex").read_text() == "words"
+
+
+def test_workdir_that_may_not_be_written_is_refused(cli, tmp_path, monkeypatch):
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    found = cli(*SMALL, f"--workdir={tmp_path / 'shared'}")
+    assert_refused(found, "cannot be used (Permission denied)", "may write to")
+    assert not os.listdir(tmp_path / "shared")
+
+
+def test_damaged_config_of_a_run_is_named(cli, tmp_path):
+    (tmp_path / "config.cfg").write_text("--epochs=many\n")
+    for task in ("train", "evaluate"):
+        found = cli(f"--task={task}", f"--workdir={tmp_path}")
+        assert_refused(found, "config.cfg is no config.cfg of a run", "many")
+
+
+def test_kill_while_the_workdir_was_taken_does_no_harm(tmp_path):
+    (tmp_path / "config.cfg.part").write_text("--tas")
+    workdir, config = run.Workdir(tmp_path), Config()
+    workdir.claim(config)
+    (tmp_path / "checkpoints").rmdir()
+    workdir.claim(config)
+    assert workdir.checkpoints.is_dir() and workdir.read_config() == config
+
+
+def test_full_disk_is_named(cli, tmp_path, monkeypatch):
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    found = cli(*SMALL, f"--workdir={tmp_path / 'run'}")
+    assert_refused(found, "Could not write", "No space left on device", "make room")
+
+
+# --- devices
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "needs TF_CONFIG"),
+        ("{", "needs TF_CONFIG"),
+        ('{"cluster": {"worker": ["a:1"]}}', "needs TF_CONFIG"),
+        (
+            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"index": 0}}',
+            "parameter servers",
+        ),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}', "none of its 1"),
+    ],
+)
+def test_tf_config_that_does_not_fit_is_refused(text, words, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match=words):
+        strategies.make("multi_worker")
+
+
+def test_batch_must_divide_by_the_replicas():
+    three = types.SimpleNamespace(num_replicas_in_sync=3)
+    with pytest.raises(UserError, match="--batch_size=50 .* their number, 3"):
+        strategies.distribute(three, None, 50)

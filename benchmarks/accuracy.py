@@ -45,6 +45,7 @@ CIFAR = {
     "train_examples": 5000,
     "backbone": "small_cnn",
     "epochs": 40,
+    "augment": "flip,crop",
     "noise": "symmetric",
     "noise_rate": 0.6,
 }
@@ -58,7 +59,6 @@ CIFAR_METHODS = {
         "meta_optimizer": "sgd",
         "meta_learning_rate": 1e-5,
     },
-    "CLID-MU, Adam 1e-3, 8 epochs warm-up": {"warmup_epochs": 8},
     "CLID-MU, Adam 1e-3": {},
     "oracle, clean meta labels": {
         "meta_objective": "cross_entropy",
@@ -73,22 +73,22 @@ def accuracy(settings):
     """Trains one run and returns its last-epoch test accuracy."""
     import keras
 
-    from clidmu_tf import run
+    from clidmu_tf import experiment
     from clidmu_tf.config import Config
 
     config = Config(**settings)
-    source = run.noisy_source(config)
-    steps = run.steps_per_epoch(config, source)
+    source = experiment.noisy_source(config)
+    steps = experiment.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)
-    model = run.build_model(config, source, steps)
+    model = experiment.build_model(config, source, steps)
     model.fit(
-        run.batches(config, source, None, 0, config.batch_size),
+        experiment.batches(config, source, None, 0, config.batch_size),
         epochs=config.epochs,
         steps_per_epoch=steps,
         verbose=0,
-        **run.meta_arguments(config, source, None, 0),
+        **experiment.meta_arguments(config, source, None, 0),
     )
-    found = run.evaluate_model(model.classifier, source, config)["accuracy"]
+    found = experiment.evaluate_model(model.classifier, source, config)["accuracy"]
     keras.backend.clear_session()
     return found
 
@@ -108,17 +108,16 @@ def table_of(rows, keys, workers):
     return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
 
 
-def main_rows(seeds, only):
+def main_rows(seeds, only, noises):
     for (noise, n), (method, m), seed in itertools.product(
         NOISES.items(), METHODS.items(), seeds
     ):
-        if only in method:
+        if only in method and noises in noise:
             settings = {**n, **m, "seed": seed}
             yield {"noise": noise, "method": method, "seed": seed, "settings": settings}
 
 
-def grid_rows(seeds, only):
-    del only
+def grid_rows(seeds):
     rates, meta_rates, sizes = (0.02, 0.05, 0.1), (3e-4, 1e-3, 1e-2), (100, 20)
     for size, rate, meta, seed in itertools.product(sizes, rates, meta_rates, seeds):
         settings = {
@@ -144,14 +143,16 @@ def main():
     parser.add_argument("part", choices=["main", "grid", "cifar"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="methods whose name holds this")
+    parser.add_argument("--noise", default="", help="noises whose name holds this")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
     if arguments.part == "main":
-        rows, keys = main_rows(seeds, arguments.only), ("noise", "method")
+        rows = main_rows(seeds, arguments.only, arguments.noise)
+        keys = ("noise", "method")
     elif arguments.part == "grid":
-        rows, keys = grid_rows(seeds, arguments.only), ("batch", "rate", "meta rate")
+        rows, keys = grid_rows(seeds), ("batch", "rate", "meta rate")
     else:
         rows = cifar_rows(seeds, arguments.only, arguments.data_dir)
         keys = ("method",)

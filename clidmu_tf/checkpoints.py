@@ -82,14 +82,17 @@ class Checkpointer(keras.callbacks.Callback):
         metrics_log: The run's `MetricsLog`.
         every_steps: Save every so many steps too; 0 for epochs alone.
         writes: Whether this process writes (the chief does).
+        workers: Processes that train together. Saving takes them all, so that a
+            signal to one of several ends the run without saving.
     """
 
-    def __init__(self, directory, metrics_log, every_steps=0, writes=True):
+    def __init__(self, directory, metrics_log, every_steps=0, writes=True, workers=1):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.metrics_log = metrics_log
         self.every_steps = every_steps
         self.writes = writes
+        self.workers = workers
         self.preempted = False
         self.step = 0
         self._running_metrics = None
@@ -150,6 +153,11 @@ class Checkpointer(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
+        if self.preempted and self.workers > 1:
+            raise Preempted(
+                f"Stopped at step {self.step}, as asked to; the run goes on from its "
+                "last checkpoint."
+            )
         if batch + 1 == self.params["steps"]:
             return  # the epoch's end saves, with what the epoch leaves
         is_due = self.every_steps and self.step % self.every_steps == 0

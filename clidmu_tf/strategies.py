@@ -48,6 +48,12 @@ def check_tf_config(text):
             "TF_CONFIG names parameter servers ('ps'), which Keras 3 does not support: "
             "name workers only."
         )
+    others = sorted(set(cluster["cluster"]) - {"worker"})
+    if others:
+        raise UserError(
+            f"TF_CONFIG names {', '.join(others)} besides the workers: name workers "
+            "only; the first of them writes the files."
+        )
     if not 0 <= index < len(workers):
         raise UserError(
             f"TF_CONFIG's task index {index} is none of its {len(workers)} workers."
@@ -61,11 +67,14 @@ def scope(strategy):
 
 def is_chief(strategy):
     """Whether this process writes files: every process but the other workers."""
-    return (
-        strategy is None
-        or not strategy.extended._in_multi_worker_mode()
-        or (strategy.cluster_resolver.task_id == 0)
-    )
+    return workers(strategy) == 1 or strategy.cluster_resolver.task_id == 0
+
+
+def workers(strategy):
+    """The number of processes that train together."""
+    if strategy is None or not strategy.extended._in_multi_worker_mode():
+        return 1
+    return len(strategy.cluster_resolver.cluster_spec().as_dict()["worker"])
 
 
 def distribute(strategy, make_batches, batch_size):

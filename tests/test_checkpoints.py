@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from clidmu_tf import run
+from clidmu_tf import experiment, run
 from clidmu_tf.callbacks import MetricsLog
 from clidmu_tf.checkpoints import (
     Checkpointer,
@@ -194,7 +194,7 @@ def test_no_checkpoint_that_can_be_read_is_an_error(copy):
 
 def model_of(workdir, **changes):
     config = config_of(workdir, **changes)
-    return run.build_model(config, run.load_source(config), STEPS)
+    return experiment.build_model(config, experiment.load_source(config), STEPS)
 
 
 def saver_of(workdir):

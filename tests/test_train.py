@@ -19,7 +19,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from clidmu_tf import config as config_module
-from clidmu_tf import data, run, strategies
+from clidmu_tf import data, experiment, run, strategies
 from clidmu_tf.checkpoints import read_arrays
 from clidmu_tf.config import Config
 from clidmu_tf.errors import UserError
@@ -111,7 +111,7 @@ def test_summary_says_what_the_run_came_to(finished):
     summary = json.loads((workdir / "summary.json").read_text())
     rows = np.genfromtxt(workdir / "metrics.csv", delimiter=",", names=True)
     best = rows["snapshot_clid"].argmin()
-    labels = run.noisy_source(config_module.read(workdir / "config.cfg")).train
+    labels = experiment.noisy_source(config_module.read(workdir / "config.cfg")).train
     assert summary == {
         "dataset": "digits",
         "method": "clid_mu",
@@ -383,6 +383,10 @@ def test_full_disk_is_named(cli, tmp_path, monkeypatch):
         (
             '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"index": 0}}',
             "parameter servers",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1"], "chief": ["b:1"]}, "task": {"index": 0}}',
+            "names chief besides the workers",
         ),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}', "none of its 1"),
     ],

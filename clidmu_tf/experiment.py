@@ -1,0 +1,287 @@
+"""What a Config describes: the data, the batches, the model, how it is measured."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf import augment, backbones, data, noise, strategies
+from clidmu_tf.errors import UserError
+from clidmu_tf.labels import check_labels, to_targets
+from clidmu_tf.losses import cross_entropy
+from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.methods.cross_entropy import CrossEntropy
+
+JIT = {"auto": "auto", "on": True, "off": False}
+
+
+def load_source(config):
+    """Loads the data set that a Config names."""
+    return data.load(
+        config.dataset,
+        data_dir=config.data_dir or None,
+        label_key=config.label_key,
+        clean_label_key=config.clean_label_key,
+        image_size=config.image_size,
+        holdout=config.holdout,
+        on_bad_image=config.on_bad_image,
+        train_examples=config.train_examples,
+        seed=config.seed,
+    )
+
+
+def noisy_source(config):
+    """Loads the data, adds the noise asked for, and checks the labels."""
+    source = load_source(config)
+    train_split, count = source.train, len(source.class_names)
+    for name, split in (("training", train_split), ("test", source.test)):
+        try:
+            check_labels(split.labels, count)
+        except ValueError as error:
+            raise UserError(f"The {name} data of {config.dataset}: {error}") from None
+    if len(train_split) < config.batch_size:
+        raise UserError(
+            f"--batch_size={config.batch_size} is larger than the training data, "
+            f"{len(train_split)} examples: lower it."
+        )
+    if config.noise == "none":
+        return source
+    cifar = count if config.dataset.startswith("cifar10") else 0
+    if config.noise == "hierarchical" and cifar != 100:
+        raise UserError(
+            "--noise=hierarchical needs the superclasses of CIFAR-100; received "
+            f"--dataset={config.dataset}."
+        )
+    if config.noise == "instance" and train_split.inputs.dtype != "uint8":
+        raise UserError(
+            "--noise=instance needs the images in memory, and those of "
+            f"--dataset={config.dataset} are read from files: choose another noise."
+        )
+    labels = noise.apply(
+        config.noise,
+        train_split.labels,
+        config.noise_rate,
+        config.seed,
+        num_classes=count,
+        inputs=train_split.inputs,
+        mapping=noise.CIFAR10_PAIRS if cifar == 10 else None,
+        groups=noise.CIFAR100_SUPERCLASSES if cifar == 100 else None,
+    )
+    known = train_split.clean_labels
+    noisy = dataclasses.replace(
+        train_split,
+        labels=labels,
+        clean_labels=train_split.labels if known is None else known,
+    )
+    return dataclasses.replace(source, train=noisy)
+
+
+def batches(config, source, strategy, start_step, batch_size, split=None, seed=0):
+    """Training batches from a step on, cut over the strategy's replicas."""
+
+    def make(num_shards, shard_index, replicas):
+        return data.training_batches(
+            split or source.train,
+            batch_size=batch_size,
+            seed=config.seed + seed,
+            image_shape=source.image_shape,
+            augment=augment.build(config.augment),
+            start_step=start_step,
+            num_shards=num_shards,
+            shard_index=shard_index,
+            replicas_per_shard=replicas,
+        )
+
+    return strategies.distribute(strategy, make, batch_size)
+
+
+def meta_arguments(config, source, strategy, start_step):
+    """The meta data that `CLIDMU.fit` takes, from the same seed and step."""
+    supervised = config.meta_objective != "clid"
+    if config.method != "clid_mu" or not (config.meta_batch_size or supervised):
+        return {}
+    split = meta_split(config, source)
+    if supervised:
+        if split.clean_labels is None:
+            raise UserError(
+                f"--meta_objective={config.meta_objective} needs true labels: give "
+                "--clean_label_key, or use --meta_objective=clid."
+            )
+        split = dataclasses.replace(split, labels=split.clean_labels)
+    size = min(config.meta_batch_size or config.batch_size, len(split))
+    # Another seed than the labelled batches, so that the two don't go together.
+    dataset = batches(config, source, strategy, start_step, size, split, seed=10**6)
+    if not supervised:
+        dataset = dataset.map(lambda x, y: x)
+    return {"meta_data": dataset}
+
+
+def meta_split(config, source):
+    """A random part of the training data, the same in all of a run."""
+    count = min(config.meta_examples, len(source.train))
+    chosen = np.random.default_rng(config.seed).permutation(len(source.train))[:count]
+    return source.train.take(np.sort(chosen))
+
+
+def snapshot_inputs(config, source):
+    """The inputs that CLID is measured on after each epoch."""
+    split = meta_split(config, source)
+    found = data.evaluation_batches(
+        split, batch_size=100, image_shape=source.image_shape
+    )
+    return np.concatenate([x for x, _ in found.as_numpy_iterator()])
+
+
+def raw_test(source, config):
+    found = data.evaluation_batches(
+        source.test, batch_size=config.batch_size, image_shape=source.image_shape
+    )
+    for x, y in found.as_numpy_iterator():
+        yield np.round(x).astype("uint8"), y
+
+
+def steps_per_epoch(config, source):
+    """Steps of an epoch: what was asked for, or all whole batches."""
+    return config.steps_per_epoch or len(source.train) // config.batch_size
+
+
+def build_model(config, source, steps):
+    """The training model, compiled."""
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.precision]
+    keras.config.set_dtype_policy(policy)
+    try:
+        classifier = backbones.build(
+            config.backbone, source.image_shape, len(source.class_names), config.seed
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if config.init_weights:
+        load_weights(classifier, config.init_weights)
+    compile_arguments = {
+        "optimizer": optimizer_of(config, steps),
+        "metrics": ["accuracy"],
+        "jit_compile": JIT[config.jit],
+        "batch_scope": config.batch_scope,
+    }
+    if config.method == "cross_entropy":
+        model = CrossEntropy(classifier)
+        model.compile(**compile_arguments)
+        return with_metrics(model)
+    model = CLIDMU(
+        classifier,
+        weight_net=config.weight_net,
+        meta_objective=config.meta_objective,
+        temperature=config.temperature,
+        class_balance=config.class_balance,
+        prior_penalty=config.prior_penalty,
+        warmup_steps=config.warmup_epochs * steps,
+        meta_interval=config.meta_interval,
+        virtual_scope=config.virtual_scope,
+        seed=config.seed,
+    )
+    model.compile(meta_optimizer=meta_optimizer_of(config), **compile_arguments)
+    return with_metrics(model)
+
+
+def with_metrics(model):
+    """Makes the metrics' variables now: Keras waits for the first step, and a
+    checkpoint that is restored before it would not fit."""
+    model._compile_metrics.build(
+        tf.zeros([1], "int64"), tf.zeros([1, model.num_classes])
+    )
+    return model
+
+
+def load_weights(classifier, path):
+    """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
+    if not pathlib.Path(path).exists():
+        raise UserError(f"--init_weights={path} is not there.")
+    try:
+        if path.endswith(".keras"):
+            other = keras.saving.load_model(path, compile=False)
+            head = classifier.layers[-1].name
+            for layer in classifier.layers:
+                if layer.name != head and layer.weights:
+                    layer.set_weights(other.get_layer(layer.name).get_weights())
+        else:
+            classifier.load_weights(path, skip_mismatch=True)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"--init_weights={path} does not fit --backbone={classifier.name}: {error}"
+        ) from error
+
+
+def optimizer_of(config, steps):
+    """The classifier's optimizer with its schedule."""
+    rate = config.learning_rate
+    period = (config.lr_period or config.epochs) * steps
+    floor = config.lr_min / rate if rate else 0.0
+    if config.lr_schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, period, alpha=floor)
+    elif config.lr_schedule == "cosine_restarts":
+        rate = keras.optimizers.schedules.CosineDecayRestarts(
+            rate, period, t_mul=1.0, alpha=floor
+        )
+    decay = config.weight_decay or None
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, weight_decay=decay)
+    return keras.optimizers.SGD(rate, momentum=config.momentum, weight_decay=decay)
+
+
+def meta_optimizer_of(config):
+    """The weight net's optimizer."""
+    makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    return makers[config.meta_optimizer](
+        config.meta_learning_rate, weight_decay=config.meta_weight_decay or None
+    )
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Test loss and accuracy after each epoch; for reports, never for a choice."""
+
+    def __init__(self, source, config):
+        super().__init__()
+        self.source, self.config = source, config
+
+    def on_epoch_end(self, epoch, logs=None):
+        found = evaluate_model(self.model.classifier, self.source, self.config)
+        logs.update({f"val_{name}": value for name, value in found.items()})
+
+
+def evaluate_model(model, source, config):
+    """Loss and accuracy of a classifier of logits on the test split."""
+    count = len(source.class_names)
+
+    @tf.function(reduce_retracing=True)
+    def measure(x, y):
+        logits = tf.cast(model(x, training=False), tf.float32)
+        losses = cross_entropy(logits, to_targets(y, count))
+        hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
+        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
+
+    found = data.evaluation_batches(
+        source.test, batch_size=config.batch_size, image_shape=source.image_shape
+    )
+    sums = np.sum([[float(v) for v in measure(x, y)] for x, y in found], axis=0)
+    loss, accuracy = sums / len(source.test)
+    return {"accuracy": float(accuracy), "loss": float(loss)}
+
+
+def given_weights(model, source, config):
+    """The weight of each training label, and which labels are wrong if known."""
+    found = data.evaluation_batches(
+        source.train, batch_size=config.batch_size, image_shape=source.image_shape
+    )
+    split = source.train
+    known = split.clean_labels is not None
+    is_wrong = split.labels != split.clean_labels if known else None
+    return model.label_weights(found), is_wrong
+
+
+def wrong_share(split):
+    """The share of labels that are wrong, or `None` where the truth is unknown."""
+    if split.clean_labels is None:
+        return None
+    return float(np.mean(split.labels != split.clean_labels))

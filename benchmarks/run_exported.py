@@ -1,6 +1,6 @@
 """Runs the exported meta step on whatever device jax has, checks it and times it.
 
-    pip install numpy jax==0.10.2              (or "jax[cuda12]==0.10.2")
+    pip install numpy jax                      (0.10.2 and 0.11.2 were tried)
     python -m benchmarks.run_exported exported/ --out=exported_step.md
 
 Needs what `benchmarks.export_step` wrote, and no TensorFlow. On a GPU convolutions of

@@ -5,8 +5,9 @@ import pathlib
 
 from clidmu_tf import noise
 from clidmu_tf.errors import UserError
+from clidmu_tf.tune import OBJECTIVES, SEARCHABLE, TUNERS
 
-TASKS = ("train", "evaluate", "export")
+TASKS = ("train", "tune", "evaluate", "export")
 METHODS = ("clid_mu", "cross_entropy")
 
 
@@ -36,7 +37,13 @@ class Config:
         "", "Column of the true labels, to report against; empty if unknown."
     )
     image_size: int = setting(
-        0, "Side that images are resized to; 0: as they are.", least=0
+        0, "Side of the images that the network sees; 0: as they are.", least=0
+    )
+    resize_size: int = setting(
+        0,
+        "Shorter side that images are resized to before a window of --image_size is "
+        "cut from them, at random to train on, else in the middle; 0: none is cut.",
+        least=0,
     )
     holdout: float = setting(
         0.1,
@@ -54,6 +61,15 @@ class Config:
     noise: str = setting("none", "Label noise to add.", tuple(noise.NOISES))
     noise_rate: float = setting(
         0.0, "Probability that a label is redrawn.", least=0, most=1
+    )
+
+    noisy_holdout: float = setting(
+        0.0,
+        "Share of the training labels, noise and all, that is held out: accuracy on "
+        "it (noisy_accuracy) compares runs without a clean label. --task=tune takes "
+        "0.2 where this is 0.",
+        least=0,
+        most=0.9,
     )
 
     method: str = setting("clid_mu", "How to train.", METHODS)
@@ -119,6 +135,23 @@ class Config:
         0, "Save every so many steps, besides after each epoch.", least=0
     )
     snapshots: int = setting(5, "Epochs of the snapshot ensemble.", least=1)
+
+    tuner: str = setting("random", "How --task=tune searches.", TUNERS)
+    trials: int = setting(
+        30, "Trials of a search; hyperband makes as many as --epochs asks for.", least=1
+    )
+    objective: str = setting(
+        "noisy_accuracy",
+        "What a search goes by, after a trial's last epoch: accuracy on held-out "
+        "noisy labels, CLID of their inputs at the reference temperature, or accuracy "
+        "on the test split (an oracle: for reports).",
+        tuple(OBJECTIVES),
+    )
+    tune_space: str = setting(
+        "temperature,batch_size",
+        "Comma-separated settings to search, around the values that they have here; "
+        f"of: {', '.join(SEARCHABLE)}.",
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

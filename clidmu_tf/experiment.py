@@ -9,12 +9,16 @@ import tensorflow as tf
 
 from clidmu_tf import augment, backbones, data, noise, strategies
 from clidmu_tf.errors import UserError
+from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import cross_entropy
+from clidmu_tf.methods.base import REFERENCE_TEMPERATURE
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.metrics import CLID
 
 JIT = {"auto": "auto", "on": True, "off": False}
+REFERENCE_BATCH = 100
 
 
 def load_source(config):
@@ -33,21 +37,33 @@ def load_source(config):
 
 
 def noisy_source(config):
-    """Loads the data, adds the noise asked for, and checks the labels."""
+    """Loads the data, adds the noise and cuts the holdout asked for; checks them."""
+    source = hold_out(config, add_noise(config, checked_source(config)))
+    if len(source.train) < config.batch_size:
+        raise UserError(
+            f"--batch_size={config.batch_size} is larger than the training data, "
+            f"{len(source.train)} examples: lower it."
+        )
+    return source
+
+
+def checked_source(config):
+    """Loads the data and checks the labels."""
     source = load_source(config)
-    train_split, count = source.train, len(source.class_names)
-    for name, split in (("training", train_split), ("test", source.test)):
+    count = len(source.class_names)
+    for name, split in (("training", source.train), ("test", source.test)):
         try:
             check_labels(split.labels, count)
         except ValueError as error:
             raise UserError(f"The {name} data of {config.dataset}: {error}") from None
-    if len(train_split) < config.batch_size:
-        raise UserError(
-            f"--batch_size={config.batch_size} is larger than the training data, "
-            f"{len(train_split)} examples: lower it."
-        )
+    return source
+
+
+def add_noise(config, source):
+    """Changes training labels as the Config asks for."""
     if config.noise == "none":
         return source
+    train_split, count = source.train, len(source.class_names)
     cifar = count if config.dataset.startswith("cifar10") else 0
     if config.noise == "hierarchical" and cifar != 100:
         raise UserError(
@@ -76,6 +92,23 @@ def noisy_source(config):
         clean_labels=train_split.labels if known is None else known,
     )
     return dataclasses.replace(source, train=noisy)
+
+
+def hold_out(config, source):
+    """Moves a random part of the training data, noise and all, to the holdout.
+
+    It depends on the seed alone, so that runs with one seed compare on one holdout.
+    """
+    if not config.noisy_holdout:
+        return source
+    count = len(source.train)
+    order = np.random.default_rng((config.seed, count)).permutation(count)
+    first = max(1, round(config.noisy_holdout * count))
+    return dataclasses.replace(
+        source,
+        train=source.train.take(np.sort(order[first:])),
+        holdout=source.train.take(np.sort(order[:first])),
+    )
 
 
 def batches(config, source, strategy, start_step, batch_size, split=None, seed=0):
@@ -239,20 +272,36 @@ def meta_optimizer_of(config):
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Test loss and accuracy after each epoch; for reports, never for a choice."""
+    """Test loss and accuracy after each epoch; for reports, never for a choice.
+
+    The accuracy on held-out noisy labels, where there are some, may choose.
+    """
 
     def __init__(self, source, config):
         super().__init__()
         self.source, self.config = source, config
 
+    def on_train_begin(self, logs=None):
+        count = len(self.source.class_names)
+        self.measure = measure_of(self.model.classifier, count)
+
     def on_epoch_end(self, epoch, logs=None):
-        found = evaluate_model(self.model.classifier, self.source, self.config)
+        found = evaluate(self.measure, self.source.test, self.source, self.config)
         logs.update({f"val_{name}": value for name, value in found.items()})
+        holdout = self.source.holdout
+        if holdout is not None:
+            found = evaluate(self.measure, holdout, self.source, self.config)
+            logs["noisy_accuracy"] = found["accuracy"]
 
 
 def evaluate_model(model, source, config):
     """Loss and accuracy of a classifier of logits on the test split."""
-    count = len(source.class_names)
+    measure = measure_of(model, len(source.class_names))
+    return evaluate(measure, source.test, source, config)
+
+
+def measure_of(model, count):
+    """Returns a function of a batch: the sums of its losses and of its hits."""
 
     @tf.function(reduce_retracing=True)
     def measure(x, y):
@@ -261,12 +310,37 @@ def evaluate_model(model, source, config):
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
 
+    return measure
+
+
+def evaluate(measure, split, source, config):
+    """Mean loss and accuracy on a split."""
     found = data.evaluation_batches(
-        source.test, batch_size=config.batch_size, image_shape=source.image_shape
+        split, batch_size=config.batch_size, image_shape=source.image_shape
     )
     sums = np.sum([[float(v) for v in measure(x, y)] for x, y in found], axis=0)
-    loss, accuracy = sums / len(source.test)
+    loss, accuracy = sums / len(split)
     return {"accuracy": float(accuracy), "loss": float(loss)}
+
+
+def reference_clid(model, source, config):
+    """CLID of the held-out inputs, which compares between runs.
+
+    The temperature is the reference one, the inputs and the batches that they come
+    in are the same for every run with one seed.
+    """
+    count = min(config.meta_examples, len(source.holdout))
+    size = min(REFERENCE_BATCH, count)
+    found = data.evaluation_batches(
+        source.holdout.take(np.arange(count // size * size)),
+        batch_size=size,
+        image_shape=source.image_shape,
+    )
+    inside = features_and_logits(model.classifier, model.feature_layer)
+    metric = CLID(REFERENCE_TEMPERATURE)
+    for x, _ in found:
+        metric.update_state(*inside(x, training=False))
+    return float(metric.result())
 
 
 def given_weights(model, source, config):

@@ -51,6 +51,7 @@ class Source:
         test: Examples to report on, of whatever split the data set has for it.
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(height, width, channels)` that the network sees.
+        holdout: Examples kept from training to compare runs on, or `None`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Source:
     test: Split
     class_names: tuple
     image_shape: tuple
+    holdout: Split | None = None
 
 
 def digits():

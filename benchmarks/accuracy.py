@@ -1,12 +1,14 @@
 """Accuracy on digits under three kinds of label noise, mean ± standard deviation.
 
-    python benchmarks/accuracy.py main          methods × noise, 5 seeds
-    python benchmarks/accuracy.py grid          CLID-MU over rates and batch sizes
-    python benchmarks/accuracy.py cifar --data_dir=…   first 5,000 of CIFAR-10
+    python -m benchmarks.accuracy main          methods × noise, 5 seeds
+    python -m benchmarks.accuracy grid          CLID-MU over rates and batch sizes
+    python -m benchmarks.accuracy cifar --data_dir=…   first 5,000 of CIFAR-10
 
 Every run is that of configs/digits.cfg (or of a CIFAR config's rates) but for what
 the table names. Last-epoch test accuracy; nothing is chosen on test data. Tables go
-to benchmarks/results/ with machine, versions and commit.
+to benchmarks/results/ with machine, versions and commit. A run's accuracy is kept
+beside its table, in a .csv, as soon as it is known, and not measured again at the
+same commit.
 """
 
 import argparse
@@ -37,6 +39,10 @@ METHODS = {
     "CLID-MU, VRI": VRI,
     "CLID-MU, VRI, the paper's form": {**PAPER, "weight_net": "vri"},
     "CLID-MU, WNet, meta_interval 5": {"meta_interval": 5},
+    "CLID-MU, WNet, meta_interval 5, meta rate × 5": {
+        "meta_interval": 5,
+        "meta_learning_rate": 5e-3,
+    },
     "CLID-MU, WNet, virtual last_block": {"virtual_scope": "last_block"},
     "CLID-MU, WNet, virtual head": {"virtual_scope": "head"},
 }
@@ -93,18 +99,20 @@ def accuracy(settings):
     return found
 
 
-def table_of(rows, keys, workers):
+def table_of(rows, keys, workers, path):
     """Runs every row, in parallel; returns mean and deviation over the seeds."""
+    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = [row for row in known if row["commit"] == report.commit()]
+    done = {tuple(row[key] for key in (*keys, "seed")) for row in known}
+    rows = [r for r in rows if tuple(r[key] for key in (*keys, "seed")) not in done]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        found = pool.map(accuracy, [row["settings"] for row in rows])
+        found = pool.map(accuracy, [row.pop("settings") for row in rows])
         for row, value in zip(rows, found, strict=True):
-            row["accuracy"] = value
-            print(
-                {key: row[key] for key in (*keys, "seed")}, f"{value:.3f}", flush=True
-            )
-    frame = pd.DataFrame(rows).drop(columns="settings")
-    grouped = frame.groupby(list(keys), sort=False)["accuracy"]
+            print(row, f"{value:.3f}", flush=True)
+            known.append({**row, "accuracy": value, "commit": report.commit()})
+            pd.DataFrame(known).to_csv(path, index=False)
+    grouped = pd.DataFrame(known).groupby(list(keys), sort=False)["accuracy"]
     return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
 
 
@@ -156,9 +164,10 @@ def main():
     else:
         rows = cifar_rows(seeds, arguments.only, arguments.data_dir)
         keys = ("method",)
-    table = table_of(list(rows), keys, arguments.workers)
-    suffix = "_" + arguments.only.replace(" ", "_") if arguments.only else ""
-    report.write(f"accuracy_{arguments.part}{suffix}", table)
+    name = f"accuracy_{arguments.part}"
+    report.RESULTS.mkdir(exist_ok=True)
+    path = report.RESULTS / f"{name}.csv"
+    report.write(name, table_of(list(rows), keys, arguments.workers, path))
 
 
 if __name__ == "__main__":

@@ -35,13 +35,18 @@ def origin():
         lines = [line for line in file if line.startswith("model name")]
     processor = lines[0].split(":")[1].strip() if lines else platform.machine()
     versions = [f"{p} {metadata.version(p)}" for p in ("tensorflow", "keras", "numpy")]
-    commit = subprocess.run(
+    return (
+        f"{len(lines)} × {processor}, Python {platform.python_version()}, "
+        f"{', '.join(versions)}, commit {commit()}"
+    )
+
+
+def commit():
+    """The commit of this code, or "unknown"."""
+    found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
         text=True,
         cwd=pathlib.Path(__file__).parent,
-    ).stdout.strip()
-    return (
-        f"{len(lines)} × {processor}, Python {platform.python_version()}, "
-        f"{', '.join(versions)}, commit {commit or 'unknown'}"
     )
+    return found.stdout.strip() or "unknown"

@@ -1,22 +1,51 @@
-"""Trains, evaluates or exports a classifier from noisy labels.
+"""Trains, tunes, evaluates or exports a classifier from noisy labels.
 
     python train.py --flagfile=configs/digits.cfg
 
 Flags given after --flagfile override it. `--helpshort` lists them all.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
+import re
 import sys
+import tempfile
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+# What TensorFlow says at its start, whatever its log level.
+CHATTER = re.compile(
+    rb"^(I0000 |WARNING: All log messages before |E0000 .* failed call to cuInit).*\n",
+    re.MULTILINE,
+)
+
+
+@contextlib.contextmanager
+def without_chatter():
+    """Holds standard error back, and passes on all of it but the chatter."""
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            said.seek(0)
+            os.write(2, CHATTER.sub(b"", said.read()))
+
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+with without_chatter():
+    import tensorflow as tf
 
-from absl import app, flags  # noqa: E402  (the log level is read at import)
-from absl import logging as absl_logging  # noqa: E402
+    from clidmu_tf.config import Config
+    from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 
-from clidmu_tf.config import Config  # noqa: E402
-from clidmu_tf.errors import Preempted, TrainingDiverged, UserError  # noqa: E402
+    tf.config.list_physical_devices()
 
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3

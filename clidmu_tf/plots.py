@@ -65,3 +65,40 @@ def weights(values, is_wrong, path):
     axis.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def trials(table, names, objective, path):
+    """Draws what a search went by over each setting that it searched.
+
+    Args:
+        table: A DataFrame of trials, best first.
+        names: Columns of the settings.
+        objective: Column of what the search went by.
+        path: PNG file to write.
+    """
+    done = table.dropna(subset=[objective])
+    figure, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(3.6 * len(names), 3.2),
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        values = done[name]
+        if values.dtype.kind in "if" and name != "warmup_epochs":
+            axis.set_xscale("log" if (values > 0).all() else "symlog")
+        axis.scatter(values, done[objective], alpha=0.7, label="trials")
+        axis.scatter(
+            *(values.iloc[:1], done[objective].iloc[:1]),
+            marker="*",
+            s=160,
+            label="best",
+        )
+        axis.set_xlabel(name)
+        axis.grid(alpha=0.3)
+    is_oracle = objective == "clean_accuracy"
+    np.atleast_1d(axes)[0].set_ylabel(objective + (" (oracle)" if is_oracle else ""))
+    np.atleast_1d(axes)[-1].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

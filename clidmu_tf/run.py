@@ -1,13 +1,14 @@
-"""A run from a Config: train, evaluate, export."""
+"""A run from a Config: train, tune, evaluate, export."""
 
 import contextlib
+import functools
 import signal
 import sys
 
 import keras
 import numpy as np
 
-from clidmu_tf import experiment, export, plots, strategies
+from clidmu_tf import experiment, export, plots, search, strategies
 from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble
 from clidmu_tf.checkpoints import Checkpointer, write_atomically
 from clidmu_tf.errors import UserError
@@ -15,16 +16,24 @@ from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.workdir import Workdir
 
 
-def train(config):
-    """Trains, or goes on with, the run that a Config describes."""
+def train(config, is_trial=False):
+    """Trains, or goes on with, the run that a Config describes.
+
+    Args:
+        config: A `Config`.
+        is_trial: Whether it is a trial of a search, which keeps quiet and exports
+            nothing.
+    """
     strategy = strategies.make(config.strategy)
     chief = strategies.is_chief(strategy)
     workdir = Workdir(config.workdir)
     if chief:
         workdir.check(config)
     if workdir.finished():
-        print(f"This run is finished; remove {workdir.path} to run it again.")
-        return print_summary(workdir)
+        if not is_trial:
+            print(f"This run is finished; remove {workdir.path} to run it again.")
+            print_summary(workdir)
+        return
     source = experiment.noisy_source(config)
     steps = experiment.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)
@@ -35,10 +44,10 @@ def train(config):
     experiment.meta_arguments(config, source, strategy, 0)
     if chief:
         workdir.claim(config)
-    fit(config, source, steps, model, strategy, workdir, chief)
+    fit(config, source, steps, model, strategy, workdir, chief, is_trial)
 
 
-def fit(config, source, steps, model, strategy, workdir, chief):
+def fit(config, source, steps, model, strategy, workdir, chief, is_trial=False):
     """Trains from where the workdir's last checkpoint is to the end."""
     test = experiment.Evaluation(source, config)
     log = MetricsLog(workdir.metrics)
@@ -61,6 +70,8 @@ def fit(config, source, steps, model, strategy, workdir, chief):
         snapshots.restore(before_epoch=done // steps)
         print(f"Going on at step {done} of {steps * config.epochs}.")
     writers = [test, snapshots, log, tensorboard(workdir)] if chief else []
+    # A progress bar on a terminal, a line an epoch in a log.
+    verbose = 0 if is_trial else 1 if sys.stdout.isatty() else 2
     with terminate_by(saver):
         for first, last, size in segments(done, steps, config.epochs):
             model.fit(
@@ -69,14 +80,13 @@ def fit(config, source, steps, model, strategy, workdir, chief):
                 epochs=last,
                 steps_per_epoch=size,
                 shuffle=False,
-                # A progress bar on a terminal, a line an epoch in a log.
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=verbose,
                 callbacks=[*writers, saver],
                 **experiment.meta_arguments(config, source, strategy, done),
             )
             done = last * steps
     if chief:
-        finish(config, source, model, workdir, snapshots, log)
+        finish(config, source, model, workdir, snapshots, log, is_trial)
 
 
 def segments(done, steps, epochs):
@@ -91,7 +101,7 @@ def segments(done, steps, epochs):
     return first + ([(epoch, epochs, steps)] if epoch < epochs else [])
 
 
-def finish(config, source, model, workdir, snapshots, log):
+def finish(config, source, model, workdir, snapshots, log, is_trial=False):
     """Writes what a finished run leaves, and prints it."""
     rows, classes = log.rows, source.class_names
     ensemble = snapshots.ensemble()
@@ -109,14 +119,19 @@ def finish(config, source, model, workdir, snapshots, log):
             ensemble, source, config
         )["accuracy"],
     }
+    if source.holdout is not None:
+        summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
+        summary["val_clid_ref"] = experiment.reference_clid(model, source, config)
     write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
     if isinstance(model, CLIDMU):
         weights = experiment.given_weights(model, source, config)
         write_atomically(workdir.weights, lambda file: plots.weights(*weights, file))
-    export.export(model.classifier, workdir.export, source.image_shape, classes)
-    export.export(ensemble, workdir.export_ensemble, source.image_shape, classes)
+    if not is_trial:
+        export.export(model.classifier, workdir.export, source.image_shape, classes)
+        export.export(ensemble, workdir.export_ensemble, source.image_shape, classes)
     workdir.write_summary(summary)
-    print_summary(workdir)
+    if not is_trial:
+        print_summary(workdir)
 
 
 def evaluate(config):
@@ -162,11 +177,21 @@ def export_task(config):
 def settings_of(workdir, config):
     """The settings of a run, but for what may have moved since."""
     trained = workdir.read_config()
+    if trained.task == "tune":
+        raise UserError(
+            f"--workdir={workdir.path} holds a search: give one of its trials, in "
+            f"{workdir.trials}."
+        )
     data_dir = config.data_dir or trained.data_dir
     return trained.replace(data_dir=data_dir, init_weights="")
 
 
-TASKS = {"train": train, "evaluate": evaluate, "export": export_task}
+def tune(config):
+    """Searches settings: every trial is a run like any other."""
+    search.run(config, functools.partial(train, is_trial=True))
+
+
+TASKS = {"train": train, "tune": tune, "evaluate": evaluate, "export": export_task}
 
 
 def tensorboard(workdir):
@@ -193,6 +218,8 @@ def print_summary(workdir):
     print(f"{'model':<28}{'test accuracy':>14}")
     for name, accuracy in rows:
         print(f"{name:<28}{accuracy:>14.4f}")
+    if "noisy_accuracy" in summary:
+        print(f"{'held-out noisy labels':<28}{summary['noisy_accuracy']:>14.4f}")
     print(f"\nEverything lies in {workdir.path}/")
 
 

@@ -1,14 +1,194 @@
-"""Search of a run's settings with KerasTuner, by trials that need no clean label."""
+"""Search of settings with KerasTuner, by objectives that need no clean label."""
+
+import os
+
+import keras
+import keras_tuner
+import pandas as pd
+
+from clidmu_tf.errors import TrainingDiverged, UserError
 
 TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
 OBJECTIVES = {"noisy_accuracy": "max", "val_clid_ref": "min", "clean_accuracy": "max"}
-SEARCHABLE = (
-    "temperature",
-    "batch_size",
-    "learning_rate",
-    "meta_learning_rate",
-    "warmup_epochs",
-    "weight_net",
-    "meta_batch_size",
-)
+# The factors that a search goes up and down by, or None where it does otherwise.
+SEARCHABLE = {
+    "temperature": 5,
+    "batch_size": None,
+    "learning_rate": 10,
+    "meta_learning_rate": 10,
+    "warmup_epochs": None,
+    "weight_net": None,
+    "meta_batch_size": None,
+}
+
+
+def search_space(names, base, epochs, examples):
+    """Returns the space to search: each setting around the value that it has.
+
+    Args:
+        names: Some of `SEARCHABLE`.
+        base: The value of each of `SEARCHABLE`.
+        epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
+        examples: Training examples; no batch is larger.
+
+    Returns:
+        `keras_tuner.HyperParameters`.
+
+    Raises:
+        UserError: There is nothing to search under such a name, or around such a
+            value.
+    """
+    hyperparameters = keras_tuner.HyperParameters()
+    for name in names or [""]:
+        if name not in SEARCHABLE:
+            raise UserError(
+                f"A search takes {', '.join(SEARCHABLE)}; received {name!r}."
+            )
+        value, factor = base[name], SEARCHABLE[name]
+        if factor:
+            if not value > 0:
+                raise UserError(
+                    f"{name} must be above 0 to be searched; received {value}."
+                )
+            low, high = value / factor, value * factor
+            hyperparameters.Float(name, low, high, sampling="log", default=value)
+        elif name == "warmup_epochs":
+            hyperparameters.Int(name, 0, max(1, epochs // 5))
+        elif name == "weight_net":
+            hyperparameters.Choice(name, ["wnet", "vri"], default=value)
+        elif name == "batch_size":
+            sizes = batch_sizes(value, examples)
+            hyperparameters.Choice(name, sizes, default=value)
+        else:  # 0: the batch's own inputs
+            sizes = batch_sizes(value or base["batch_size"], examples)
+            hyperparameters.Choice(name, [0, *sizes], default=value)
+    return hyperparameters
+
+
+def batch_sizes(size, examples):
+    """Sizes from a quarter of a size to its double, as far as the data go."""
+    return [s for s in (size // 4, size // 2, size, 2 * size) if 0 < s <= examples]
+
+
+def settings(hyperparameters):
+    """Returns a trial's settings, with numbers of three digits, as one writes them."""
+    return {
+        name: float(f"{value:.3g}") if isinstance(value, float) else value
+        for name, value in hyperparameters.values.items()
+        if not name.startswith("tuner/")  # Hyperband's own
+    }
+
+
+def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
+    """Returns what proposes the trials: a function of seed and scores alone."""
+    arguments = {
+        "objective": keras_tuner.Objective(objective, OBJECTIVES[objective]),
+        "hyperparameters": hyperparameters,
+        # KerasTuner draws a seed of its own in place of 0, and counts up from it.
+        "seed": 1 + 100_000 * seed,
+        # Trials that diverge are what a search must live with.
+        "max_consecutive_failed_trials": 10**6,
+    }
+    if tuner == "hyperband":
+        found = keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **arguments)
+    else:
+        found = {
+            "random": keras_tuner.oracles.RandomSearchOracle,
+            "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        }[tuner](max_trials=trials, **arguments)
+    found.verbose = 0
+    return found
+
+
+class Search(keras_tuner.Tuner):
+    """A KerasTuner search that may be killed at any moment and asked for again.
+
+    KerasTuner's own files can't be relied on after a kill: it writes them in place,
+    one after the other, and the Bayesian oracle's random state is not among them. So
+    a search always starts anew, and a trial that is finished returns its scores at
+    once. The oracle, which hears the same scores, asks for the same trials.
+
+    Args:
+        oracle: Proposes trials.
+        run: `(number, hyperparameters) → scores`, a dict that holds all of
+            `OBJECTIVES`; at once for a trial that is finished.
+        directory: For KerasTuner's files.
+        hypermodel: Builds the model of a trial, or `None`.
+    """
+
+    def __init__(self, oracle, run, directory, hypermodel=None):
+        super().__init__(
+            oracle,
+            hypermodel=hypermodel,
+            directory=str(directory),
+            project_name=os.environ.get("KERASTUNER_TUNER_ID", "tuner0"),
+            overwrite=True,
+        )
+        self.run = run
+
+    def search(self):
+        """Runs the trials; of a chief, waits until its workers have."""
+        try:
+            super().search()
+        except keras_tuner.errors.FatalError as error:
+            raise error.__cause__ from None
+
+    def run_trial(self, trial):
+        keras.backend.clear_session()
+        name, number = self.oracle.objective.name, int(trial.trial_id)
+        try:
+            score = self.run(number, trial.hyperparameters)[name]
+        except TrainingDiverged as error:
+            print(f"Trial {number}: {_text(trial)}: {error}", flush=True)
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            # KerasTuner would take it for a bad trial, and start the next.
+            raise keras_tuner.errors.FatalError(str(error)) from error
+        print(f"Trial {number}: {_text(trial)}: {name} {score:.4f}", flush=True)
+        return {name: score}
+
+    def table(self):
+        """Returns a DataFrame of the trials, best first; those that failed, last.
+
+        Raises:
+            UserError: All of them failed.
+        """
+        rows = []
+        for trial in self.oracle.trials.values():
+            number, hyperparameters = int(trial.trial_id), trial.hyperparameters
+            row = {"trial": number, **settings(hyperparameters)}
+            if "tuner/epochs" in hyperparameters.values:
+                row["epochs"] = hyperparameters.values["tuner/epochs"]
+            done = trial.status == "COMPLETED"
+            rows.append({**row, **(self.run(number, hyperparameters) if done else {})})
+        objective = self.oracle.objective
+        if not any(objective.name in row for row in rows):
+            raise UserError(
+                f"None of the {len(rows)} trials came to its end: search around a "
+                "lower learning rate, or a lower meta learning rate."
+            )
+        return pd.DataFrame(rows).sort_values(
+            objective.name, ascending=objective.direction == "min", kind="stable"
+        )
+
+
+def is_worker():
+    """Whether this process runs trials for a chief elsewhere.
+
+    Raises:
+        UserError: KerasTuner's environment variables are there in part.
+    """
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return False
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if name not in os.environ:
+            raise UserError(
+                f"KERASTUNER_ORACLE_IP is set and {name} is not: set both, or none."
+            )
+    return "chief" not in os.environ["KERASTUNER_TUNER_ID"]
+
+
+def _text(trial):
+    values = settings(trial.hyperparameters).items()
+    return ", ".join(f"{name} {value}" for name, value in values)

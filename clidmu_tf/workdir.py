@@ -19,6 +19,7 @@ FREE = (
     "jit",
     "checkpoint_every",
     "data_dir",
+    "trials",  # a search may be asked for more of them
 )
 
 
@@ -42,6 +43,10 @@ class Workdir:
         self.export = self.path / "export" / "1"
         self.export_ensemble = self.path / "export_ensemble" / "1"
         self.summary = self.path / "summary.json"
+        self.trials = self.path / "trials"
+        self.trials_table = self.path / "trials.csv"
+        self.trials_plot = self.path / "trials.png"
+        self.best = self.path / "best.cfg"
 
     def check(self, config):
         """Raises a UserError where the folder is neither free nor this run's."""
@@ -66,14 +71,17 @@ class Workdir:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if not self.config.exists():
-                lines = ["# Run again: python train.py --flagfile=THIS --workdir=NEW"]
-                text = "\n".join([*lines, *config.flags()]) + "\n"
-                write_atomically(self.config, lambda file: file.write(text.encode()))
-            self.checkpoints.mkdir(exist_ok=True)
+                heading = "Run again: python train.py --flagfile=THIS --workdir=NEW"
+                write_config(self.config, config, heading)
+            inside = self.trials if config.task == "tune" else self.checkpoints
+            inside.mkdir(exist_ok=True)
 
     def _check_run(self, config):
         other = config_module.read(self.config)
-        differences = other.differences(config, but=FREE)
+        free = set(FREE)
+        if (other.task == "tune") != (config.task == "tune"):
+            free.remove("task")  # a search and a run share no folder
+        differences = other.differences(config, but=free)
         if differences:
             raise UserError(
                 f"--workdir={self.path} holds another run, which differs in "
@@ -126,3 +134,9 @@ class Workdir:
         """Writes the summary; with it the run is finished."""
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.summary, lambda file: file.write(text.encode()))
+
+
+def write_config(path, config, heading):
+    """Writes a Config as a flagfile under one line of comment."""
+    text = "\n".join([f"# {heading}", *config.flags()]) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -53,7 +53,7 @@ FLOORS = {
     "weight_nets backbones augment meta_gradient distributed features data": 1,
     "methods": 2,
     "checkpoints callbacks audit plots export": 3,
-    "config workdir strategies experiment run tune": 4,
+    "config workdir strategies experiment run tune search": 4,
 }
 ONLY_IN = {
     "tensorflow_datasets": "data/",

@@ -97,6 +97,6 @@ if __name__ == "__main__":
     logger.addHandler(logging.StreamHandler())
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     define_flags()
     app.run(main)

@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "evaluation_batches",
     "load",
+    "prepare",
     "training_batches",
 ]
 
@@ -79,3 +80,43 @@ def load(
         np.random.default_rng(seed).shuffle(chosen)
     kept = source.train.take(np.sort(chosen[:train_examples]))
     return dataclasses.replace(source, train=kept)
+
+
+def prepare(name, *, manual_dir, data_dir=None, size=0):
+    """Prepares a data set that a person obtained, without any network.
+
+    Every image is decoded once. Good ones are stored with the bytes they have, in an
+    order that follows from their ids alone; bad ones are left out, and a file beside
+    the data names them. A preparation that was cut off starts anew.
+
+    Args:
+        name: `"webvision/mini"`, `"webvision/google"`, `"webvision/full"`,
+            `"clothing1m/full"`, `"clothing1m/balanced"`, `"animal10n"` or `"food101n"`.
+        manual_dir: The folder that holds it, in its published layout.
+        data_dir: TFDS's data folder; `None` for its default.
+        size: Bring larger images to this shorter side, in pixels, as JPEG of quality
+            95; 0 keeps each file's bytes.
+
+    Returns:
+        A `Prepared` with `name`, `path`, `report`, `counts`, `published` and `bad`.
+
+    Raises:
+        UserError: It can't be prepared; the sentence says the way out.
+
+    Example:
+
+    ```python
+    import pathlib
+    from clidmu_tf import data
+
+    for folder in ("training", "testing"):
+        path = pathlib.Path("animals", folder)
+        path.mkdir(parents=True)
+        keras.utils.save_img(path / "0_1.jpg", np.zeros((64, 64, 3)))
+    prepared = data.prepare("animal10n", manual_dir="animals", data_dir="tfds")
+    prepared.counts  # {"train": 1, "test": 1}
+    ```
+    """
+    from clidmu_tf.data import preparation
+
+    return preparation.prepare(name, manual_dir, data_dir, size)

@@ -1,0 +1,99 @@
+"""Makes a prepared TFDS data set of a folder that a person obtained."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a preparation came to.
+
+    Attributes:
+        name: Name of the data set, as `--dataset` takes it.
+        path: Folder of the prepared data.
+        report: File that names each entry that was left out: split, reason, id.
+        counts: Of each split the number of images.
+        published: Of each split the published number, as far as there is one.
+        bad: How many entries were left out, by `(split, reason)`.
+    """
+
+    name: str
+    path: pathlib.Path
+    report: pathlib.Path
+    counts: dict[str, int]
+    published: dict[str, int]
+    bad: collections.Counter
+
+
+def prepare(name, manual_dir, data_dir=None, size=0):
+    """Prepares a data set, or finds that it is; see `clidmu_tf.data.prepare`."""
+    builder = _builder(name, data_dir, size)
+    if os.path.exists(builder.data_path):
+        _check_size(builder, name, size)
+        builder.warn()
+    else:
+        _check_folder(builder, manual_dir)
+        settings = tfds.download.DownloadConfig(
+            manual_dir=manual_dir, try_download_gcs=False
+        )
+        try:
+            builder.download_and_prepare(download_config=settings)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"--dataset={name} could not be prepared in {builder.data_path} "
+                f"({str(error).splitlines()[0]}): mend that and start again."
+            ) from error
+    counts = builder.counts()
+    return Prepared(
+        name,
+        pathlib.Path(builder.data_path),
+        builder.report,
+        counts,
+        {split: n for split, n in builder.published.items() if split in counts},
+        builder.bad()[0],
+    )
+
+
+def _builder(name, data_dir, size):
+    base, _, config = name.partition("/")
+    if base not in BUILDERS:
+        known = base in tfds.list_builders(with_community_datasets=False)
+        way_out = f"run `tfds build {name}`" if known else "write a TFDS builder"
+        raise UserError(
+            f"--task=prepare knows {', '.join(BUILDERS)}; received --dataset={name}: "
+            f"for other data sets {way_out}, or use --dataset=folder."
+        )
+    configs = list(BUILDERS[base].builder_configs)
+    if config and config not in configs:
+        names = ", ".join(f"{base}/{c}" for c in configs) or base
+        raise UserError(f"--dataset={name} is unknown: use {names}.")
+    return BUILDERS[base](
+        data_dir=data_dir or None, config=config or None, prepare_size=size
+    )
+
+
+def _check_folder(builder, manual_dir):
+    if not manual_dir or not os.path.isdir(manual_dir):
+        raise UserError(
+            f"--manual_dir={manual_dir or ''} is no folder: name the one that holds "
+            f"{builder.name}. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+    builder.check(os.path.realpath(manual_dir))
+
+
+def _check_size(builder, name, size):
+    before = builder.info.metadata["prepare_size"]
+    if size != before:
+        raise UserError(
+            f"--dataset={name} is prepared in {builder.data_path} with "
+            f"--prepare_size={before}; received {size}: remove that folder, or name "
+            "another --data_dir."
+        )

@@ -55,8 +55,10 @@ def export(classifier, path, image_shape, class_names):
         part.rename(path)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        # Of TensorFlow's own errors the last words alone are for a reader.
+        reason = str(error).split("; ")[-1].split(" [Op:")[0]
         raise UserError(
-            f"Could not export to {path} ({error}): make room and run the same again; "
+            f"Could not export to {path} ({reason}): make room and run the same again; "
             "what was saved before is intact."
         ) from error
 

@@ -113,7 +113,7 @@ def webvision(root, imagenet=True):
         ("train", TWICE, first),
         ("train", OUT_OF_RANGE, second),
         ("train", NOT_UNDERSTOOD, "google/nothing"),
-        ("train", NOT_UNDERSTOOD, "google/null\0.jpg"),
+        ("train", NOT_UNDERSTOOD, "google/null\N{REPLACEMENT CHARACTER}.jpg"),
     }
     listed = [f"{name} {label}" for name, label in good + more]
     listed += [f"{name} 3" for name in bad] + ["google/null\0.jpg 3"]

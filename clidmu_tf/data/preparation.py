@@ -84,7 +84,7 @@ def _check_folder(builder, manual_dir):
     if not manual_dir or not os.path.isdir(manual_dir):
         raise UserError(
             f"--manual_dir={manual_dir or ''} is no folder: name the one that holds "
-            f"{builder.name}. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            f"{builder.name}. {builder.layout}"
         )
     builder.check(os.path.realpath(manual_dir))
 

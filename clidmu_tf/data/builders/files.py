@@ -183,7 +183,10 @@ def example(entry, image):
 
 def report_line(split, entry):
     """What the report says of a bad entry."""
-    return f"{split}\t{entry.problem}\t{entry.id}"
+    # Whatever a list holds, a terminal may show it.
+    strange = "\N{REPLACEMENT CHARACTER}"
+    name = "".join(c if c.isprintable() else strange for c in entry.id)
+    return f"{split}\t{entry.problem}\t{name}"
 
 
 def in_threads(function, items):

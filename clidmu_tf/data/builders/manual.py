@@ -1,5 +1,6 @@
 """What all data sets have in common that a person obtains and we prepare."""
 
+import abc
 import collections
 import contextlib
 import functools
@@ -23,7 +24,7 @@ BUFFER_BYTES = 64 << 20
 OPEN_FILES = shuffle.BUCKETS_NUMBER + 256
 
 
-class ManualBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     """A data set that lies in a folder, with lists or folders for its labels.
 
     A subclass says what is there: `CLASS_NAMES`, or `NUM_CLASSES` and `class_names`,
@@ -65,17 +66,22 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """The published number of images of each split, as far as there is one."""
         return self.PUBLISHED[self.config_name]
 
+    @property
+    def layout(self):
+        """What the folder must hold, on one line."""
+        return " ".join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+
     def class_names(self, root):
         """Names of the classes, where only the data set's own files have them."""
         return list(self.CLASS_NAMES)
 
+    @abc.abstractmethod
     def needed(self, root):
         """Lists and folders that must be there, relative to the root."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def splits(self, root):
         """Of each split a function without arguments that yields its entries."""
-        raise NotImplementedError
 
     # --- what TFDS asks
 
@@ -126,7 +132,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if missing:
             raise UserError(
                 f"--manual_dir={root} lacks {', '.join(missing)} of {self.name}: lay "
-                f"the data set out as follows. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"the data set out as follows. {self.layout}"
             )
 
     def _split_generators(self, dl_manager):

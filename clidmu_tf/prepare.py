@@ -1,0 +1,52 @@
+"""`--task=prepare`: makes a data set of a folder, and prints what was found."""
+
+import logging
+import shlex
+
+from clidmu_tf import data
+
+# The published recipe of each data set.
+RECIPES = {
+    "webvision": "webvision",
+    "webvision/mini": "webvision",
+    "webvision/full": "webvision_full",
+    "clothing1m/balanced": "clothing1m",
+    "animal10n": "animal10n",
+    "food101n": "food101n",
+}
+
+
+def prepare(config):
+    """Prepares `--dataset` from `--manual_dir`, or finds that it is prepared."""
+    # TFDS draws its progress bars itself; of its log, warnings will do.
+    logging.getLogger("tensorflow_datasets").setLevel(logging.WARNING)
+    found = data.prepare(
+        config.dataset,
+        manual_dir=config.manual_dir,
+        data_dir=config.data_dir or None,
+        size=config.prepare_size,
+    )
+    print(f"\n{found.name}\n")
+    print(f"{'split':<22}{'images':>11}{'published':>11}{'left out':>11}")
+    for split, count in found.counts.items():
+        bad = sum(n for (where, _), n in found.bad.items() if where == split)
+        published = found.published.get(split)
+        published = "unknown" if published is None else f"{published:,}"
+        print(f"{split:<22}{count:>11,}{published:>11}{bad:>11,}")
+    if found.bad:
+        print(f"\n{'left out of':<22}{'because':<30}{'entries':>14}")
+        for (split, reason), count in sorted(found.bad.items()):
+            print(f"{split:<22}{reason:<30}{count:>14,}")
+        print(f"\nEach is named in {found.report}")
+    print(f"\nThe data lie in {found.path}\nTrain with: {train_command(config)}")
+
+
+def train_command(config):
+    """The command that trains on what was prepared."""
+    recipe = RECIPES.get(config.dataset)
+    settings = [f"--flagfile=configs/{recipe}.cfg"] if recipe else []
+    if not recipe:
+        settings.append(f"--dataset={config.dataset}")
+    if config.data_dir:
+        settings.append(f"--data_dir={config.data_dir}")
+    return shlex.join(["python", "train.py", *settings])

@@ -6,6 +6,7 @@ from clidmu_tf.losses import clid
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
 from clidmu_tf.metrics import CLID
+from clidmu_tf.tune import tune
 from clidmu_tf.weight_nets import VRI, WNet
 
 __version__ = "0.1.0"
@@ -19,4 +20,5 @@ __all__ = [
     "WNet",
     "clid",
     "noise",
+    "tune",
 ]

@@ -5,7 +5,7 @@ import pathlib
 
 from clidmu_tf import noise
 from clidmu_tf.errors import UserError
-from clidmu_tf.tune import OBJECTIVES, SEARCHABLE, TUNERS
+from clidmu_tf.search import OBJECTIVES, SEARCHABLE, TUNERS
 
 TASKS = ("train", "tune", "evaluate", "export")
 METHODS = ("clid_mu", "cross_entropy")

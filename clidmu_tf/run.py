@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 
-from clidmu_tf import experiment, export, plots, search, strategies
+from clidmu_tf import experiment, export, plots, strategies, trials
 from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble
 from clidmu_tf.checkpoints import Checkpointer, write_atomically
 from clidmu_tf.errors import UserError
@@ -188,7 +188,7 @@ def settings_of(workdir, config):
 
 def tune(config):
     """Searches settings: every trial is a run like any other."""
-    search.run(config, functools.partial(train, is_trial=True))
+    trials.search(config, functools.partial(train, is_trial=True))
 
 
 TASKS = {"train": train, "tune": tune, "evaluate": evaluate, "export": export_task}

@@ -1,148 +1,223 @@
-"""`--task=tune`: a search whose trials are runs, each in a workdir of its own."""
+"""Search of settings with KerasTuner, by objectives that need no clean label."""
 
-import functools
-import logging
 import os
-import shutil
-import tempfile
 
-from clidmu_tf import experiment, plots
+import keras
+import keras_tuner
+import pandas as pd
+
+from clidmu_tf import plots
 from clidmu_tf.checkpoints import write_atomically
-from clidmu_tf.config import Config
-from clidmu_tf.errors import UserError
-from clidmu_tf.tune import SEARCHABLE, Search, is_worker, oracle, search_space, settings
-from clidmu_tf.workdir import FREE, Workdir, write_config
+from clidmu_tf.errors import TrainingDiverged, UserError
 
-HOLDOUT = 0.2
-# What a trial does not know of: it is a run like any other.
-OF_THE_SEARCH = ("task", "tuner", "trials", "objective", "tune_space")
+TUNERS = ("random", "bayesian", "hyperband")
+# What a search may go by, and which way is better.
+OBJECTIVES = {"noisy_accuracy": "max", "val_clid_ref": "min", "clean_accuracy": "max"}
+ORACLE = {"clean_accuracy": "clean_accuracy (oracle)"}
+# The factors that a search goes up and down by, or None where it does otherwise.
+SEARCHABLE = {
+    "temperature": 5,
+    "batch_size": None,
+    "learning_rate": 10,
+    "meta_learning_rate": 10,
+    "warmup_epochs": None,
+    "weight_net": None,
+    "meta_batch_size": None,
+}
 
 
-def run(config, train):
-    """Searches, or goes on with, the settings that a Config asks for.
+def search_space(names, base, epochs, examples):
+    """Returns the space to search: each setting around the value that it has.
 
     Args:
-        config: A `Config`.
-        train: Trains the run that a Config describes.
+        names: Some of `SEARCHABLE`.
+        base: The value of each of `SEARCHABLE`.
+        epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
+        examples: Training examples; no batch is larger.
+
+    Returns:
+        `keras_tuner.HyperParameters`.
+
+    Raises:
+        UserError: There is nothing to search under such a name, or around such a
+            value.
     """
-    config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
-    if config.strategy == "multi_worker":
-        raise UserError(
-            "--task=tune takes no --strategy=multi_worker: give each worker trials of "
-            "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
-        )
-    # TensorFlow takes the models of many trials for one that is traced carelessly.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    workdir = Workdir(config.workdir)
-    proposals = oracle(
-        config.tuner,
-        config.objective,
-        space_of(config),
-        config.trials,
-        config.epochs,
-        config.seed,
-    )
-    trial = functools.partial(run_trial, config, train)
-    if not is_worker():  # a worker gets its first trial from a chief that did this
-        workdir.claim(config)
-    with tempfile.TemporaryDirectory() as scratch:
-        search = Search(proposals, trial, scratch)
-        search.search()
-    if not is_worker():
-        finish(config, workdir, search)
-
-
-def space_of(config):
-    """The search space that a Config asks for."""
-    names = names_of(config)
-    if config.method != "clid_mu":
-        for name in names:
-            if name not in ("batch_size", "learning_rate"):
+    hyperparameters = keras_tuner.HyperParameters()
+    for name in names or [""]:
+        if name not in SEARCHABLE:
+            raise UserError(
+                f"A search takes {', '.join(SEARCHABLE)}; received {name!r}."
+            )
+        value, factor = base[name], SEARCHABLE[name]
+        if factor:
+            if not value > 0:
                 raise UserError(
-                    f"--method={config.method} has no {name} to search: give "
-                    "--tune_space=batch_size,learning_rate."
+                    f"{name} must be above 0 to be searched; received {value}."
                 )
-    examples = len(experiment.noisy_source(config).train)
-    base = {name: getattr(config, name) for name in SEARCHABLE}
-    return search_space(names, base, config.epochs, examples)
+            low, high = value / factor, value * factor
+            hyperparameters.Float(name, low, high, sampling="log", default=value)
+        elif name == "warmup_epochs":
+            hyperparameters.Int(name, 0, max(1, epochs // 5))
+        elif name == "weight_net":
+            hyperparameters.Choice(name, ["wnet", "vri"], default=value)
+        elif name == "batch_size":
+            sizes = batch_sizes(value, examples)
+            hyperparameters.Choice(name, sizes, default=value)
+        else:  # 0: the batch's own inputs
+            sizes = batch_sizes(value or base["batch_size"], examples)
+            hyperparameters.Choice(name, [0, *sizes], default=value)
+    return hyperparameters
 
 
-def names_of(config):
-    """The names of the settings to search, each once."""
-    return list(dict.fromkeys(name for name in config.tune_space.split(",") if name))
+def batch_sizes(size, examples):
+    """Sizes from a quarter of a size to its double, as far as the data go."""
+    return [s for s in (size // 4, size // 2, size, 2 * size) if 0 < s <= examples]
 
 
-def run_trial(config, train, number, hyperparameters):
-    """Trains a trial to its end, from wherever it is, and returns its scores."""
-    trial = trial_config(config, number, hyperparameters)
-    workdir = Workdir(trial.workdir)
-    if workdir.config.exists() and workdir.read_config().differences(trial, but=FREE):
-        # Several workers that come in another order lead a search another way.
-        print(f"{workdir.path} is of a search that went another way: training anew.")
-        shutil.rmtree(workdir.path)
-    past = hyperparameters.values.get("tuner/trial_id")
-    if past is not None and not workdir.finished():
-        start_from(trial_folder(config, int(past)), workdir, trial)
-    train(trial)
-    summary = workdir.read_summary()
-    return {
-        "noisy_accuracy": summary["noisy_accuracy"],
-        "val_clid_ref": summary["val_clid_ref"],
-        "clean_accuracy": summary["last_accuracy"],
+def settings(hyperparameters):
+    """Returns a trial's settings, without those that Hyperband keeps its books by."""
+    values = hyperparameters.values.items()
+    return {name: value for name, value in values if not name.startswith("tuner/")}
+
+
+def epochs_of(hyperparameters, most):
+    """Returns the epochs of a trial, which Hyperband cuts short of the most."""
+    return hyperparameters.values.get("tuner/epochs", most)
+
+
+def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
+    """Returns what proposes the trials: a function of seed and scores alone."""
+    arguments = {
+        "objective": keras_tuner.Objective(objective, OBJECTIVES[objective]),
+        "hyperparameters": hyperparameters,
+        # KerasTuner draws a seed of its own in place of 0, and counts up from it.
+        "seed": 1 + 100_000 * seed,
+        # Trials that diverge are what a search must live with.
+        "max_consecutive_failed_trials": 10**6,
     }
+    if tuner == "hyperband":
+        found = keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **arguments)
+    else:
+        found = {
+            "random": keras_tuner.oracles.RandomSearchOracle,
+            "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        }[tuner](max_trials=trials, **arguments)
+    found.verbose = 0
+    return found
 
 
-def trial_config(config, number, hyperparameters):
-    """The run that a trial is."""
-    defaults = Config()
-    changes = {name: getattr(defaults, name) for name in OF_THE_SEARCH}
-    changes |= {"workdir": str(trial_folder(config, number).path)}
-    if "tuner/epochs" in hyperparameters.values:
-        changes["epochs"] = hyperparameters.values["tuner/epochs"]
-        # The learning rate falls over a whole run, however early Hyperband cuts it.
-        changes["lr_period"] = config.lr_period or config.epochs
-    return config.replace(**changes, **settings(hyperparameters))
+class Search(keras_tuner.Tuner):
+    """A KerasTuner search that may be killed at any moment and asked for again.
+
+    KerasTuner's own files can't be relied on after a kill: it writes them in place,
+    one after the other, and the Bayesian oracle's random state is not among them. So
+    a search always starts anew, and a trial that is finished returns its scores at
+    once. The oracle, which hears the same scores, asks for the same trials.
+
+    Args:
+        oracle: Proposes trials.
+        run: `(number, hyperparameters) → scores`, a dict that holds all of
+            `OBJECTIVES`; at once for a trial that is finished.
+        directory: For KerasTuner's files.
+        build: `hyperparameters → model`, a new one, or `None`.
+        load: `(number, hyperparameters) → model`, as trained, or `None`.
+    """
+
+    def __init__(self, oracle, run, directory, build=None, load=None):
+        super().__init__(
+            oracle,
+            hypermodel=build,
+            directory=str(directory),
+            project_name=os.environ.get("KERASTUNER_TUNER_ID", "tuner0"),
+            overwrite=True,
+        )
+        self.run, self.load = run, load
+
+    def search(self):
+        """Runs the trials; of a chief, waits until its workers have."""
+        try:
+            super().search()
+        except keras_tuner.errors.FatalError as error:
+            raise error.__cause__ from None
+
+    def run_trial(self, trial):
+        keras.backend.clear_session()
+        name, number = self.oracle.objective.name, int(trial.trial_id)
+        try:
+            score = self.run(number, trial.hyperparameters)[name]
+        except TrainingDiverged as error:
+            print(f"Trial {number}: {_text(trial)}: {error}", flush=True)
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            # KerasTuner would take it for a bad trial, and start the next.
+            raise keras_tuner.errors.FatalError(str(error)) from error
+        print(f"Trial {number}: {_text(trial)}: {name} {score:.4f}", flush=True)
+        return {name: score}
+
+    def load_model(self, trial):
+        return self.load(int(trial.trial_id), trial.hyperparameters)
+
+    def table(self):
+        """Returns a DataFrame of the trials, best first; those that failed, last.
+
+        Raises:
+            UserError: All of them failed.
+        """
+        rows = []
+        for trial in self.oracle.trials.values():
+            number, hyperparameters = int(trial.trial_id), trial.hyperparameters
+            row = {"trial": number, **settings(hyperparameters)}
+            if "tuner/epochs" in hyperparameters.values:
+                row["epochs"] = hyperparameters.values["tuner/epochs"]
+            done = trial.status == "COMPLETED"
+            rows.append({**row, **(self.run(number, hyperparameters) if done else {})})
+        objective = self.oracle.objective
+        if not any(objective.name in row for row in rows):
+            raise UserError(
+                f"None of the {len(rows)} trials came to its end: search around a "
+                "lower learning rate, or a lower meta learning rate."
+            )
+        return pd.DataFrame(rows).sort_values(
+            objective.name, ascending=objective.direction == "min", kind="stable"
+        )
 
 
-def trial_folder(config, number):
-    return Workdir(Workdir(config.workdir).trials / f"{number:03d}")
+def write_report(table, names, objective, directory):
+    """Writes `trials.csv` and `trials.png`.
 
-
-def start_from(past, workdir, trial):
-    """Lets a trial go on where a shorter one with its settings ended."""
-    workdir.claim(trial)
-    if any(workdir.checkpoints.glob("step-*.npz")):
-        return  # it has gone on already
-    for path in past.checkpoints.glob("*.npz"):
-        copy = workdir.checkpoints / path.name
-        shutil.copyfile(path, copy.with_suffix(".part"))
-        os.replace(copy.with_suffix(".part"), copy)
-
-
-def finish(config, workdir, search):
-    """Writes what a finished search leaves, and prints it."""
-    table = search.table()
-    best = int(table["trial"].iloc[0])
-    score = f"{config.objective} {table[config.objective].iloc[0]:.4f}"
+    Args:
+        table: What `Search.table` returned.
+        names: Names of the settings that were searched.
+        objective: One of `OBJECTIVES`.
+        directory: A path.
+    """
     write_atomically(
-        workdir.trials_plot,
-        lambda file: plots.trials(table, names_of(config), config.objective, file),
+        directory / "trials.png",
+        lambda file: plots.trials(table, names, objective, file),
     )
-    table = table.rename(columns={"clean_accuracy": "clean_accuracy (oracle)"})
-    write_atomically(
-        workdir.trials_table,
-        lambda file: file.write(table.to_csv(index=False).encode()),
-    )
-    (trial,) = [t for t in search.oracle.trials.values() if int(t.trial_id) == best]
-    chosen = trial_config(config, best, trial.hyperparameters)
-    write_config(
-        workdir.best,
-        chosen.replace(workdir=str(workdir.path / "best")),
-        f"Trial {best}, {score}; --noisy_holdout=0 after it trains on all labels.",
-    )
-    print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format)}")
-    print(
-        f"\nBest: trial {best}, {score}. Train it:\n"
-        f"  python train.py --flagfile={workdir.best}\n"
-        f"Everything lies in {workdir.path}/"
+    text = table.rename(columns=ORACLE).to_csv(index=False)
+    write_atomically(directory / "trials.csv", lambda file: file.write(text.encode()))
+
+
+def is_worker():
+    """Whether this process runs trials for a chief elsewhere.
+
+    Raises:
+        UserError: KerasTuner's environment variables are there in part.
+    """
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return False
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if name not in os.environ:
+            raise UserError(
+                f"KERASTUNER_ORACLE_IP is set and {name} is not: set both, or none."
+            )
+    return "chief" not in os.environ["KERASTUNER_TUNER_ID"]
+
+
+def _text(trial):
+    values = settings(trial.hyperparameters).items()
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values
     )

@@ -1,194 +1,334 @@
-"""Search of settings with KerasTuner, by objectives that need no clean label."""
+"""`clidmu.tune`: a search of settings for a classifier of one's own."""
 
-import os
+import json
+import pathlib
+import shutil
+import zlib
 
 import keras
-import keras_tuner
-import pandas as pd
+import numpy as np
+from sklearn.model_selection import train_test_split
 
-from clidmu_tf.errors import TrainingDiverged, UserError
+from clidmu_tf import search
+from clidmu_tf.callbacks import MetricsLog
+from clidmu_tf.checkpoints import write_atomically
+from clidmu_tf.errors import UserError
+from clidmu_tf.methods.clid_mu import CLIDMU
 
-TUNERS = ("random", "bayesian", "hyperband")
-# What a search may go by, and which way is better.
-OBJECTIVES = {"noisy_accuracy": "max", "val_clid_ref": "min", "clean_accuracy": "max"}
-# The factors that a search goes up and down by, or None where it does otherwise.
-SEARCHABLE = {
-    "temperature": 5,
-    "batch_size": None,
-    "learning_rate": 10,
-    "meta_learning_rate": 10,
-    "warmup_epochs": None,
-    "weight_net": None,
-    "meta_batch_size": None,
-}
+BATCH = 100  # for CLID that compares between trials
 
 
-def search_space(names, base, epochs, examples):
-    """Returns the space to search: each setting around the value that it has.
+def tune(
+    build_classifier,
+    data,
+    *,
+    space=("temperature", "batch_size"),
+    tuner="random",
+    trials=30,
+    objective="noisy_accuracy",
+    holdout=0.2,
+    clean_data=None,
+    epochs=30,
+    batch_size=100,
+    optimizer=None,
+    meta_optimizer=None,
+    temperature=0.5,
+    weight_net="wnet",
+    warmup_epochs=0,
+    meta_batch_size=0,
+    seed=0,
+    directory="runs/tune",
+    overwrite=False,
+    **arguments,
+):
+    """Searches settings of `CLIDMU` for a classifier, on noisy labels alone.
+
+    Part of the data is held out, wrong labels and all, and each trial is judged
+    after its last epoch. Accuracy on held-out *noisy* labels ranks classifiers as
+    clean labels would, as long as the true class stays the likeliest label of its
+    examples. CLID is what the trials are trained on, and a poor judge between them.
+
+    The search may be killed and called again: the trials that are finished are not
+    run again, and it ends as if it had never been cut. In several processes, on one
+    machine or many that share `directory`, KerasTuner's `KERASTUNER_TUNER_ID`,
+    `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT` say who is chief and worker.
 
     Args:
-        names: Some of `SEARCHABLE`.
-        base: The value of each of `SEARCHABLE`.
-        epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
-        examples: Training examples; no batch is larger.
+        build_classifier: `hp → classifier`; it may ask the
+            `keras_tuner.HyperParameters` for settings of its own.
+        data: `(x, noisy_y)`, arrays of one length; labels as for `CLIDMU.fit`.
+        space: What to search, around the values given below: some of
+            `temperature`, `batch_size`, `learning_rate`, `meta_learning_rate`,
+            `warmup_epochs`, `weight_net`, `meta_batch_size`.
+        tuner: `"random"`, `"bayesian"` or `"hyperband"`.
+        trials: Number of trials; Hyperband makes as many as `epochs` asks for.
+        objective: `"noisy_accuracy"`; `"val_clid_ref"`, CLID of the held-out inputs
+            at temperature 0.5 in batches of 100; or `"clean_accuracy"`, an oracle
+            for reports.
+        holdout: Share of the data that is held out, above 0 and below 1.
+        clean_data: `(x, y)` for the oracle.
+        epochs: Epochs of a trial, or of the longest under Hyperband.
+        batch_size: Examples a step.
+        optimizer: Of the classifier; `None` for `SGD(0.02, momentum=0.9)`.
+        meta_optimizer: Of the weight net; `None` for `Adam(1e-3)`.
+        temperature: Of CLID.
+        weight_net: `"wnet"` or `"vri"`.
+        warmup_epochs: Epochs of plain cross-entropy first.
+        meta_batch_size: Examples of a meta batch, drawn from all training inputs;
+            0 for the labelled batch's own inputs.
+        seed: Of the split, the search and every trial.
+        directory: Where `trials.csv`, `trials.png` and each trial's folder go.
+        overwrite: Whether to throw away the search that is there.
+        **arguments: More arguments of `CLIDMU`.
 
     Returns:
-        `keras_tuner.HyperParameters`.
+        The `keras_tuner.Tuner`: `get_best_hyperparameters()[0]` holds the best
+        settings by name, `get_best_models()[0]` the trained `CLIDMU`, `table()` all
+        trials.
 
     Raises:
-        UserError: There is nothing to search under such a name, or around such a
-            value.
+        ValueError: An argument can't be used, or `directory` holds another search.
+
+    Example:
+
+    ```python
+    x = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
+    noisy_y = (x[:, 0] > 0).astype("int64")
+
+    def build_classifier(hp):
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+    tuner = clidmu.tune(
+        build_classifier, (x, noisy_y), trials=2, epochs=1, batch_size=16
+    )
+    best = tuner.get_best_hyperparameters()[0]
+    temperature = best.get("temperature")
+    ```
+
+    Reference:
+        Chen, Ye, Chen, Zhao, Heng, "Robustness of Accuracy Metric and its
+        Inspirations in Learning with Noisy Labels", AAAI 2021, theorem 1.
     """
-    hyperparameters = keras_tuner.HyperParameters()
-    for name in names or [""]:
-        if name not in SEARCHABLE:
-            raise UserError(
-                f"A search takes {', '.join(SEARCHABLE)}; received {name!r}."
-            )
-        value, factor = base[name], SEARCHABLE[name]
-        if factor:
-            if not value > 0:
-                raise UserError(
-                    f"{name} must be above 0 to be searched; received {value}."
-                )
-            low, high = value / factor, value * factor
-            hyperparameters.Float(name, low, high, sampling="log", default=value)
-        elif name == "warmup_epochs":
-            hyperparameters.Int(name, 0, max(1, epochs // 5))
-        elif name == "weight_net":
-            hyperparameters.Choice(name, ["wnet", "vri"], default=value)
-        elif name == "batch_size":
-            sizes = batch_sizes(value, examples)
-            hyperparameters.Choice(name, sizes, default=value)
-        else:  # 0: the batch's own inputs
-            sizes = batch_sizes(value or base["batch_size"], examples)
-            hyperparameters.Choice(name, [0, *sizes], default=value)
-    return hyperparameters
-
-
-def batch_sizes(size, examples):
-    """Sizes from a quarter of a size to its double, as far as the data go."""
-    return [s for s in (size // 4, size // 2, size, 2 * size) if 0 < s <= examples]
-
-
-def settings(hyperparameters):
-    """Returns a trial's settings, with numbers of three digits, as one writes them."""
-    return {
-        name: float(f"{value:.3g}") if isinstance(value, float) else value
-        for name, value in hyperparameters.values.items()
-        if not name.startswith("tuner/")  # Hyperband's own
+    for name, value, known in (
+        ("tuner", tuner, search.TUNERS),
+        ("objective", objective, tuple(search.OBJECTIVES)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {known}; received {value!r}.")
+    if objective == "clean_accuracy" and clean_data is None:
+        raise ValueError("objective='clean_accuracy' needs clean_data=(x, y).")
+    base = {
+        "temperature": temperature,
+        "batch_size": batch_size,
+        "weight_net": weight_net,
+        "warmup_epochs": warmup_epochs,
+        "meta_batch_size": meta_batch_size,
     }
-
-
-def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
-    """Returns what proposes the trials: a function of seed and scores alone."""
-    arguments = {
-        "objective": keras_tuner.Objective(objective, OBJECTIVES[objective]),
-        "hyperparameters": hyperparameters,
-        # KerasTuner draws a seed of its own in place of 0, and counts up from it.
-        "seed": 1 + 100_000 * seed,
-        # Trials that diverge are what a search must live with.
-        "max_consecutive_failed_trials": 10**6,
-    }
-    if tuner == "hyperband":
-        found = keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **arguments)
-    else:
-        found = {
-            "random": keras_tuner.oracles.RandomSearchOracle,
-            "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
-        }[tuner](max_trials=trials, **arguments)
-    found.verbose = 0
+    trials_here = ModelTrials(
+        build_classifier,
+        *split(data, holdout, seed),
+        clean_data,
+        base,
+        optimizer or keras.optimizers.SGD(0.02, momentum=0.9),
+        meta_optimizer or keras.optimizers.Adam(1e-3),
+        epochs,
+        pathlib.Path(directory),
+        {"seed": seed, **arguments},
+    )
+    examples = len(trials_here.train[1])
+    names = list(dict.fromkeys(space))
+    hyperparameters = search.search_space(names, trials_here.base, epochs, examples)
+    if not search.is_worker():
+        asked = {"space": names, "tuner": tuner, "objective": objective}
+        claim(trials_here.directory, {**asked, **trials_here.identity()}, overwrite)
+    found = search.Search(
+        search.oracle(tuner, objective, hyperparameters, trials, epochs, seed),
+        trials_here.run,
+        trials_here.directory / "keras_tuner",
+        trials_here.build,
+        trials_here.load,
+    )
+    found.search()
+    if not search.is_worker():
+        search.write_report(found.table(), names, objective, trials_here.directory)
     return found
 
 
-class Search(keras_tuner.Tuner):
-    """A KerasTuner search that may be killed at any moment and asked for again.
-
-    KerasTuner's own files can't be relied on after a kill: it writes them in place,
-    one after the other, and the Bayesian oracle's random state is not among them. So
-    a search always starts anew, and a trial that is finished returns its scores at
-    once. The oracle, which hears the same scores, asks for the same trials.
+class ModelTrials:
+    """Trials of `CLIDMU` around a classifier, each a function of its settings alone.
 
     Args:
-        oracle: Proposes trials.
-        run: `(number, hyperparameters) → scores`, a dict that holds all of
-            `OBJECTIVES`; at once for a trial that is finished.
-        directory: For KerasTuner's files.
-        hypermodel: Builds the model of a trial, or `None`.
+        build_classifier: `hp → classifier`.
+        train: `(x, noisy_y)` to train on.
+        held_out: `(x, noisy_y)` to judge by.
+        clean: `(x, y)` for the oracle, or `None`.
+        base: Settings of the trials but for what is searched.
+        optimizer: Its learning rate may be searched.
+        meta_optimizer: Its learning rate may be searched.
+        epochs: Epochs of the longest trial.
+        directory: A path; trials go to `trials/` in it.
+        arguments: More arguments of `CLIDMU`, the seed among them.
     """
 
-    def __init__(self, oracle, run, directory, hypermodel=None):
-        super().__init__(
-            oracle,
-            hypermodel=hypermodel,
-            directory=str(directory),
-            project_name=os.environ.get("KERASTUNER_TUNER_ID", "tuner0"),
-            overwrite=True,
+    def __init__(
+        self,
+        build_classifier,
+        train,
+        held_out,
+        clean,
+        base,
+        optimizer,
+        meta_optimizer,
+        epochs,
+        directory,
+        arguments,
+    ):
+        self.build_classifier = build_classifier
+        self.train, self.held_out, self.clean = train, held_out, clean
+        self.optimizer, self.meta_optimizer = optimizer, meta_optimizer
+        self.epochs, self.directory, self.arguments = epochs, directory, arguments
+        self.base = {
+            **base,
+            "learning_rate": float(optimizer.learning_rate),
+            "meta_learning_rate": float(meta_optimizer.learning_rate),
+        }
+
+    def identity(self):
+        """What must be the same for a search to go on, as far as JSON can hold it."""
+        return {
+            "base": self.base,
+            "epochs": self.epochs,
+            "labels": zlib.crc32(np.ascontiguousarray(self.train[1])),
+            "inputs": list(self.train[0].shape),
+            "arguments": {name: str(value) for name, value in self.arguments.items()},
+        }
+
+    def build(self, hp):
+        """Returns the compiled `CLIDMU` of a trial."""
+        values = {**self.base, **hp.values}
+        steps = -(-len(self.train[1]) // values["batch_size"])
+        model = CLIDMU(
+            self.build_classifier(hp),
+            weight_net=values["weight_net"],
+            temperature=values["temperature"],
+            warmup_steps=values["warmup_epochs"] * steps,
+            **self.arguments,
         )
-        self.run = run
-
-    def search(self):
-        """Runs the trials; of a chief, waits until its workers have."""
-        try:
-            super().search()
-        except keras_tuner.errors.FatalError as error:
-            raise error.__cause__ from None
-
-    def run_trial(self, trial):
-        keras.backend.clear_session()
-        name, number = self.oracle.objective.name, int(trial.trial_id)
-        try:
-            score = self.run(number, trial.hyperparameters)[name]
-        except TrainingDiverged as error:
-            print(f"Trial {number}: {_text(trial)}: {error}", flush=True)
-            raise keras_tuner.errors.FailedTrialError(str(error)) from error
-        except Exception as error:
-            # KerasTuner would take it for a bad trial, and start the next.
-            raise keras_tuner.errors.FatalError(str(error)) from error
-        print(f"Trial {number}: {_text(trial)}: {name} {score:.4f}", flush=True)
-        return {name: score}
-
-    def table(self):
-        """Returns a DataFrame of the trials, best first; those that failed, last.
-
-        Raises:
-            UserError: All of them failed.
-        """
-        rows = []
-        for trial in self.oracle.trials.values():
-            number, hyperparameters = int(trial.trial_id), trial.hyperparameters
-            row = {"trial": number, **settings(hyperparameters)}
-            if "tuner/epochs" in hyperparameters.values:
-                row["epochs"] = hyperparameters.values["tuner/epochs"]
-            done = trial.status == "COMPLETED"
-            rows.append({**row, **(self.run(number, hyperparameters) if done else {})})
-        objective = self.oracle.objective
-        if not any(objective.name in row for row in rows):
-            raise UserError(
-                f"None of the {len(rows)} trials came to its end: search around a "
-                "lower learning rate, or a lower meta learning rate."
-            )
-        return pd.DataFrame(rows).sort_values(
-            objective.name, ascending=objective.direction == "min", kind="stable"
+        model.compile(
+            optimizer=with_rate(self.optimizer, hp.values.get("learning_rate")),
+            meta_optimizer=with_rate(
+                self.meta_optimizer, hp.values.get("meta_learning_rate")
+            ),
+            metrics=["accuracy"],
         )
+        return model
+
+    def run(self, number, hp):
+        """Trains a trial unless it is finished, and returns its scores."""
+        folder = self.folder(number)
+        record, values = folder / "trial.json", search.settings(hp)
+        epochs = search.epochs_of(hp, self.epochs)
+        if record.exists():
+            known = json.loads(record.read_text())
+            if known["settings"] == values and known["epochs"] == epochs:
+                return known["scores"]
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(self.arguments["seed"])
+        model = self.build(hp)
+        settings = {**self.base, **values}
+        meta = settings["meta_batch_size"]
+        x, y = self.train
+        model.fit(
+            x,
+            y,
+            batch_size=settings["batch_size"],
+            epochs=epochs,
+            verbose=0,
+            callbacks=[MetricsLog(folder / "metrics.csv")],
+            meta_data=x if meta else None,
+            meta_batch_size=meta or None,
+        )
+        scores = self.scores(model)
+        model.classifier.save_weights(folder / "classifier.weights.h5")
+        known = {"settings": values, "epochs": epochs, "scores": scores}
+        write_json(record, known)
+        return scores
+
+    def scores(self, model):
+        """What a trained model comes to under each objective."""
+        x, y = self.held_out
+        size = min(BATCH, len(x))
+        whole = len(x) // size * size  # CLID depends on the size of a batch
+        scores = {
+            "noisy_accuracy": accuracy(model, x, y),
+            "val_clid_ref": float(
+                model.evaluate(x[:whole], batch_size=size, verbose=0, return_dict=True)[
+                    "clid"
+                ]
+            ),
+        }
+        if self.clean is not None:
+            scores["clean_accuracy"] = accuracy(model, *self.clean)
+        return scores
+
+    def load(self, number, hp):
+        """Returns the model of a trial as it was after its last epoch."""
+        model = self.build(hp)
+        model.build(self.train[0].shape)
+        model.classifier.load_weights(self.folder(number) / "classifier.weights.h5")
+        return model
+
+    def folder(self, number):
+        return self.directory / "trials" / f"{number:03d}"
 
 
-def is_worker():
-    """Whether this process runs trials for a chief elsewhere.
+def split(data, share, seed):
+    """Returns `(x, y)` to train on and `(x, y)` to judge by."""
+    try:
+        x, y = (np.asarray(part) for part in data)
+        if not 0 < share < 1:
+            raise ValueError(f"holdout must be between 0 and 1; received {share}.")
+        x, xh, y, yh = train_test_split(x, y, test_size=share, random_state=seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "data must be (x, noisy_y), arrays of one length, and holdout leave some "
+            f"on either side: {error}"
+        ) from error
+    return (x, y), (xh, yh)
 
-    Raises:
-        UserError: KerasTuner's environment variables are there in part.
-    """
-    if "KERASTUNER_ORACLE_IP" not in os.environ:
-        return False
-    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
-        if name not in os.environ:
-            raise UserError(
-                f"KERASTUNER_ORACLE_IP is set and {name} is not: set both, or none."
+
+def with_rate(optimizer, rate):
+    """Returns a new optimizer like this one, with this learning rate if not `None`."""
+    config = optimizer.get_config()
+    if rate is not None:
+        if isinstance(config["learning_rate"], dict):
+            raise ValueError(
+                f"The learning rate of {optimizer.name!r} follows a schedule, so it "
+                "can't be searched: give a number, or leave it out of space."
             )
-    return "chief" not in os.environ["KERASTUNER_TUNER_ID"]
+        config["learning_rate"] = rate
+    return type(optimizer).from_config(config)
 
 
-def _text(trial):
-    values = settings(trial.hyperparameters).items()
-    return ", ".join(f"{name} {value}" for name, value in values)
+def accuracy(model, x, y):
+    """Accuracy of a compiled model."""
+    return float(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
+
+
+def claim(directory, identity, overwrite):
+    """Makes the directory this search's, or finds that it already is."""
+    record = directory / "search.json"
+    if overwrite:
+        shutil.rmtree(directory / "trials", ignore_errors=True)
+    elif record.exists() and json.loads(record.read_text()) != identity:
+        raise UserError(
+            f"directory={str(directory)!r} holds another search: choose another, or "
+            "give overwrite=True."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(record, identity)
+
+
+def write_json(path, record):
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -44,8 +44,6 @@ class Workdir:
         self.export_ensemble = self.path / "export_ensemble" / "1"
         self.summary = self.path / "summary.json"
         self.trials = self.path / "trials"
-        self.trials_table = self.path / "trials.csv"
-        self.trials_plot = self.path / "trials.png"
         self.best = self.path / "best.cfg"
 
     def check(self, config):

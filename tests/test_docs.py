@@ -53,11 +53,11 @@ FLOORS = {
     "weight_nets backbones augment meta_gradient distributed features data": 1,
     "methods": 2,
     "checkpoints callbacks audit plots export": 3,
-    "config workdir strategies experiment run tune search": 4,
+    "config workdir strategies experiment run search trials tune": 4,
 }
 ONLY_IN = {
     "tensorflow_datasets": "data/",
-    "keras_tuner": "tune.py",
+    "keras_tuner": "search.py",
     "absl": "train.py",
 }
 

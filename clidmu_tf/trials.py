@@ -1,0 +1,149 @@
+"""`--task=tune`: a search whose trials are runs, each in a workdir of its own."""
+
+import functools
+import logging
+import os
+import shutil
+import tempfile
+
+from clidmu_tf import experiment
+from clidmu_tf.config import Config
+from clidmu_tf.errors import UserError
+from clidmu_tf.search import (
+    ORACLE,
+    SEARCHABLE,
+    Search,
+    is_worker,
+    oracle,
+    search_space,
+    settings,
+    write_report,
+)
+from clidmu_tf.workdir import FREE, Workdir, write_config
+
+HOLDOUT = 0.2
+# What a trial does not know of: it is a run like any other.
+OF_THE_SEARCH = ("task", "tuner", "trials", "objective", "tune_space")
+
+
+def search(config, train):
+    """Searches, or goes on with, the settings that a Config asks for.
+
+    Args:
+        config: A `Config`.
+        train: Trains the run that a Config describes.
+    """
+    config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
+    if config.strategy == "multi_worker":
+        raise UserError(
+            "--task=tune takes no --strategy=multi_worker: give each worker trials of "
+            "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
+        )
+    # TensorFlow takes the models of many trials for one that is traced carelessly.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    workdir = Workdir(config.workdir)
+    proposals = oracle(
+        config.tuner,
+        config.objective,
+        space_of(config),
+        config.trials,
+        config.epochs,
+        config.seed,
+    )
+    trial = functools.partial(run_trial, config, train)
+    if not is_worker():  # a worker gets its first trial from a chief that did this
+        workdir.claim(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        tuner = Search(proposals, trial, scratch)
+        tuner.search()
+    if not is_worker():
+        finish(config, workdir, tuner)
+
+
+def space_of(config):
+    """The search space that a Config asks for."""
+    names = names_of(config)
+    if config.method != "clid_mu":
+        for name in names:
+            if name not in ("batch_size", "learning_rate"):
+                raise UserError(
+                    f"--method={config.method} has no {name} to search: give "
+                    "--tune_space=batch_size,learning_rate."
+                )
+    examples = len(experiment.noisy_source(config).train)
+    base = {name: getattr(config, name) for name in SEARCHABLE}
+    return search_space(names, base, config.epochs, examples)
+
+
+def names_of(config):
+    """The names of the settings to search, each once."""
+    return list(dict.fromkeys(name for name in config.tune_space.split(",") if name))
+
+
+def run_trial(config, train, number, hyperparameters):
+    """Trains a trial to its end, from wherever it is, and returns its scores."""
+    trial = trial_config(config, number, hyperparameters)
+    workdir = Workdir(trial.workdir)
+    if workdir.config.exists() and workdir.read_config().differences(trial, but=FREE):
+        # Several workers that come in another order lead a search another way.
+        print(f"{workdir.path} is of a search that went another way: training anew.")
+        shutil.rmtree(workdir.path)
+    past = hyperparameters.values.get("tuner/trial_id")
+    if past is not None and not workdir.finished():
+        start_from(trial_folder(config, int(past)), workdir, trial)
+    train(trial)
+    summary = workdir.read_summary()
+    return {
+        "noisy_accuracy": summary["noisy_accuracy"],
+        "val_clid_ref": summary["val_clid_ref"],
+        "clean_accuracy": summary["last_accuracy"],
+    }
+
+
+def trial_config(config, number, hyperparameters):
+    """The run that a trial is."""
+    defaults = Config()
+    changes = {name: getattr(defaults, name) for name in OF_THE_SEARCH}
+    changes |= {"workdir": str(trial_folder(config, number).path)}
+    if "tuner/epochs" in hyperparameters.values:
+        changes["epochs"] = hyperparameters.values["tuner/epochs"]
+        # The learning rate falls over a whole run, however early Hyperband cuts it.
+        changes["lr_period"] = config.lr_period or config.epochs
+    return config.replace(**changes, **settings(hyperparameters))
+
+
+def trial_folder(config, number):
+    return Workdir(Workdir(config.workdir).trials / f"{number:03d}")
+
+
+def start_from(past, workdir, trial):
+    """Lets a trial go on where a shorter one with its settings ended."""
+    workdir.claim(trial)
+    if any(workdir.checkpoints.glob("step-*.npz")):
+        return  # it has gone on already
+    for path in past.checkpoints.glob("*.npz"):
+        copy = workdir.checkpoints / path.name
+        shutil.copyfile(path, copy.with_suffix(".part"))
+        os.replace(copy.with_suffix(".part"), copy)
+
+
+def finish(config, workdir, tuner):
+    """Writes what a finished search leaves, and prints it."""
+    table = tuner.table()
+    best = int(table["trial"].iloc[0])
+    score = f"{config.objective} {table[config.objective].iloc[0]:.4f}"
+    write_report(table, names_of(config), config.objective, workdir.path)
+    trial = tuner.oracle.get_best_trials()[0]
+    chosen = trial_config(config, best, trial.hyperparameters)
+    write_config(
+        workdir.best,
+        chosen.replace(workdir=str(workdir.path / "best")),
+        f"Trial {best}, {score}; --noisy_holdout=0 after it trains on all labels.",
+    )
+    table = table.rename(columns=ORACLE)
+    print("\n" + table.to_string(index=False, float_format="{:.4g}".format))
+    print(
+        f"\nBest: trial {best}, {score}. Train it:\n"
+        f"  python train.py --flagfile={workdir.best}\n"
+        f"Everything lies in {workdir.path}/"
+    )

@@ -1,7 +1,8 @@
 """Learning with wrong labels, without a clean one (CLID-MU) in Keras 3."""
 
 from clidmu_tf import noise
-from clidmu_tf.callbacks import SnapshotEnsemble
+from clidmu_tf.audit import audit
+from clidmu_tf.callbacks import SnapshotEnsemble, ValidationCLID, WeightHistogram
 from clidmu_tf.losses import clid
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
@@ -17,7 +18,10 @@ __all__ = [
     "VRI",
     "CrossEntropy",
     "SnapshotEnsemble",
+    "ValidationCLID",
     "WNet",
+    "WeightHistogram",
+    "audit",
     "clid",
     "noise",
     "tune",

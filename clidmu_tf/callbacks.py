@@ -12,6 +12,8 @@ from clidmu_tf.features import ends_in_softmax, features_and_logits
 from clidmu_tf.losses import clid
 from clidmu_tf.metrics import check_temperature
 
+BATCH = 100
+
 
 class SnapshotEnsemble(keras.callbacks.Callback):
     """Keeps the epochs with the lowest CLID; together they predict better.
@@ -61,7 +63,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._inside = features_and_logits(classifier, self.model.feature_layer)
 
     def on_epoch_end(self, epoch, logs=None):
-        value = self.measure()
+        value = mean_clid(self._inside, self.data, self.temperature, self.batch_size)
         if logs is not None:
             logs["snapshot_clid"] = value
         weights = self.model.classifier.get_weights()
@@ -69,18 +71,6 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         kept = sorted([*kept, (value, epoch, weights)], key=lambda s: s[:2])
         self.snapshots = kept[: self.k]
         self._write()
-
-    def measure(self):
-        """Returns CLID of the model as it is: the mean over fixed batches."""
-        usable = len(self.data) // self.batch_size * self.batch_size
-        outputs = self._inside.predict(
-            self.data[:usable], batch_size=self.batch_size, verbose=0
-        )
-        batches = zip(
-            *(np.split(o, usable // self.batch_size) for o in outputs), strict=True
-        )
-        values = [clid(f, tf.constant(z), self.temperature) for f, z in batches]
-        return float(np.mean(values))
 
     def ensemble(self):
         """Returns the snapshots as one model, exportable like any other.
@@ -91,6 +81,12 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         if not self.snapshots:
             raise ValueError("No epoch was trained yet, so there is no snapshot.")
         return ensemble(self.model.classifier, [w for _, _, w in self.snapshots])
+
+    def members(self):
+        """Returns the snapshots one by one, each a copy of the classifier."""
+        if not self.snapshots:
+            raise ValueError("No epoch was trained yet, so there is no snapshot.")
+        return members(self.model.classifier, [w for _, _, w in self.snapshots])
 
     def restore(self, before_epoch):
         """Reads back the snapshots of a run cut short, those before an epoch."""
@@ -133,9 +129,7 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
         classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
     )
     logits = []
-    for i, values in enumerate(weights):
-        member = keras.models.clone_model(classifier)
-        member.set_weights(values)
+    for i, member in enumerate(members(classifier, weights)):
         inside = features_and_logits(member)
         inside.name = f"snapshot_{i}"
         logits.append(inside(inputs)[1])
@@ -143,6 +137,139 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
     if ends_in_softmax(classifier):
         scores = keras.layers.Softmax()(scores)
     return keras.Model(inputs, scores, name=name)
+
+
+def members(classifier, weights):
+    """Returns a copy of the classifier for each of many weights."""
+    found = []
+    for values in weights:
+        found.append(keras.models.clone_model(classifier))
+        found[-1].set_weights(values)
+    return found
+
+
+def mean_clid(inside, data, temperature, batch_size):
+    """CLID of a model as it is: the mean over batches of one size, in order.
+
+    Args:
+        inside: What `features_and_logits` returned.
+        data: Inputs, `(n, …)`; what does not fill a batch is left out.
+        temperature: Above 0.
+        batch_size: Examples at a time.
+    """
+    usable = len(data) // batch_size * batch_size
+    outputs = inside.predict(data[:usable], batch_size=batch_size, verbose=0)
+    batches = zip(*(np.split(o, usable // batch_size) for o in outputs), strict=True)
+    values = [clid(f, tf.constant(z), temperature) for f, z in batches]
+    return float(np.mean(values))
+
+
+class ValidationCLID(keras.callbacks.Callback):
+    """Adds `val_clid` to the logs of every epoch: CLID on data without labels.
+
+    So `EarlyStopping("val_clid", mode="min")` and `ModelCheckpoint` choose an epoch
+    where no label can be trusted, of any Keras classifier, however it is trained.
+    It must stand before them among the callbacks. Labelled `validation_data` beside
+    it gives `val_accuracy` on the labels as they are.
+
+    Within one run a lower CLID tells the better epoch; it does not compare runs.
+
+    Args:
+        data: Inputs to measure CLID on, `(n, …)`; no labels.
+        temperature: Of CLID, above 0.
+        batch_size: Examples at a time; what does not fill a batch is left out,
+            since CLID depends on the batch size.
+        feature_layer: Name of the layer whose output is the features; `None` for
+            the input of the last Dense layer.
+
+    Example:
+
+    ```python
+    x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 3
+    unlabelled = np.random.rand(32, 4).astype("float32")
+    classifier = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    )
+    classifier.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    callbacks = [
+        clidmu.ValidationCLID(unlabelled),
+        keras.callbacks.EarlyStopping("val_clid", mode="min", patience=2),
+        keras.callbacks.ModelCheckpoint(
+            "best.keras", "val_clid", mode="min", save_best_only=True
+        ),
+    ]
+    classifier.fit(x, y, epochs=5, verbose=0, callbacks=callbacks)
+    ```
+
+    Reference:
+        Hu et al., KDD 2025, arXiv:2507.11807, section 4.4.
+    """
+
+    def __init__(self, data, temperature=0.5, batch_size=100, feature_layer=None):
+        super().__init__()
+        if len(data) < 2:
+            raise ValueError(
+                f"data must hold 2 or more examples; received {len(data)}."
+            )
+        self.data = data
+        self.temperature = check_temperature(temperature)
+        self.batch_size = min(batch_size, len(data))
+        self.feature_layer = feature_layer
+
+    def on_train_begin(self, logs=None):
+        classifier = getattr(self.model, "classifier", self.model)
+        layer = self.feature_layer or getattr(self.model, "feature_layer", None)
+        self._inside = features_and_logits(classifier, layer)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["val_clid"] = mean_clid(
+                self._inside, self.data, self.temperature, self.batch_size
+            )
+
+
+class WeightHistogram(keras.callbacks.Callback):
+    """Shows TensorBoard how far a `CLIDMU` trusts fixed labels, epoch by epoch.
+
+    Args:
+        x: Inputs of the labels to watch, `(n, …)`.
+        y: Their labels, as for `fit`.
+        log_dir: TensorBoard's folder.
+
+    Example:
+
+    ```python
+    x, y = np.random.rand(64, 4).astype("float32"), np.arange(64) % 3
+    model = clidmu.CLIDMU(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    )
+    model.compile(optimizer="sgd")
+    histogram = clidmu.WeightHistogram(x, y, "logs")
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[histogram])
+    ```
+    """
+
+    def __init__(self, x, y, log_dir):
+        super().__init__()
+        self.x, self.y, self.log_dir = x, y, str(log_dir)
+
+    def on_train_begin(self, logs=None):
+        self._writer = tf.summary.create_file_writer(self.log_dir)
+        self._weigh = tf.function(self.model.weigh)
+
+    def on_epoch_end(self, epoch, logs=None):
+        sections = range(BATCH, len(self.x), BATCH)
+        batches = zip(
+            np.split(self.x, sections), np.split(self.y, sections), strict=True
+        )
+        weights = np.concatenate([self._weigh(x, y) for x, y in batches])
+        with self._writer.as_default():
+            tf.summary.histogram("label_weights", weights / weights.mean(), step=epoch)
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
 
 
 class MetricsLog(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from clidmu_tf import noise
 from clidmu_tf.errors import UserError
 from clidmu_tf.search import OBJECTIVES, SEARCHABLE, TUNERS
 
-TASKS = ("train", "tune", "evaluate", "export")
+TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
 METHODS = ("clid_mu", "cross_entropy")
 
 
@@ -32,6 +32,15 @@ class Config:
         "digits", "digits, folder, or the name of a prepared TFDS data set."
     )
     data_dir: str = setting("", "Folder of the images, or TFDS's data_dir.")
+    manual_dir: str = setting(
+        "", "To prepare: folder of the data set as it was obtained."
+    )
+    prepare_size: int = setting(
+        0,
+        "To prepare: shorter side that larger images are brought to; 0: files are "
+        "kept as they are.",
+        least=0,
+    )
     label_key: str = setting("label", "Column of the labels to train on.")
     clean_label_key: str = setting(
         "", "Column of the true labels, to report against; empty if unknown."

@@ -343,17 +343,6 @@ def reference_clid(model, source, config):
     return float(metric.result())
 
 
-def given_weights(model, source, config):
-    """The weight of each training label, and which labels are wrong if known."""
-    found = data.evaluation_batches(
-        source.train, batch_size=config.batch_size, image_shape=source.image_shape
-    )
-    split = source.train
-    known = split.clean_labels is not None
-    is_wrong = split.labels != split.clean_labels if known else None
-    return model.label_weights(found), is_wrong
-
-
 def wrong_share(split):
     """The share of labels that are wrong, or `None` where the truth is unknown."""
     if split.clean_labels is None:

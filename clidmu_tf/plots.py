@@ -15,14 +15,16 @@ PANELS = [
 ]
 
 
-def curves(rows, path):
+def curves(rows, path, panels=PANELS, format="png"):
     """Draws accuracy, loss, CLID and mean weight over the epochs.
 
     Args:
         rows: One dict of numbers an epoch.
-        path: PNG file to write.
+        path: File to write.
+        panels: Pairs of a title and the names to draw there, with their labels.
+        format: `"png"` or `"svg"`.
     """
-    panels = [(t, n) for t, n in PANELS if any(name in rows[0] for name in n)]
+    panels = [(t, n) for t, n in panels if any(name in rows[0] for name in n)]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained"
     )
@@ -36,21 +38,24 @@ def curves(rows, path):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path, format)
 
 
-def weights(values, is_wrong, path):
+def weights(
+    values, is_wrong, path, names=("right labels", "wrong labels"), format="png"
+):
     """Draws the weights of the labels, right against wrong ones where known.
 
     Args:
         values: `(n,)` weights with mean one.
         is_wrong: `(n,)` booleans, or `None` where the truth is unknown.
-        path: PNG file to write.
+        path: File to write.
+        names: What the two groups are called.
+        format: `"png"` or `"svg"`.
     """
     groups = {"all labels": values}
     if is_wrong is not None:
-        groups = {"right labels": values[~is_wrong], "wrong labels": values[is_wrong]}
+        groups = {names[0]: values[~is_wrong], names[1]: values[is_wrong]}
     figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
     edges = np.linspace(0, max(np.quantile(values, 0.999), 1e-3), 41)
     for name, group in groups.items():
@@ -63,8 +68,7 @@ def weights(values, is_wrong, path):
         ylabel="examples",
     )
     axis.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path, format)
 
 
 def trials(table, names, objective, path):
@@ -100,5 +104,36 @@ def trials(table, names, objective, path):
     is_oracle = objective == "clean_accuracy"
     np.atleast_1d(axes)[0].set_ylabel(objective + (" (oracle)" if is_oracle else ""))
     np.atleast_1d(axes)[-1].legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def weight_curve(weight_net, num_classes, path, format="png"):
+    """Draws the weight that a WNet learnt to give to each loss.
+
+    Args:
+        weight_net: A trained `WNet`.
+        num_classes: Number of classes; marks the loss of a blind guess.
+        path: File to write.
+        format: `"png"` or `"svg"`.
+    """
+    guess = np.log(num_classes)
+    losses = np.linspace(0, 3 * guess, 200, dtype="float32")
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    axis.plot(losses, np.asarray(weight_net(losses)))
+    axis.axvline(guess, color="gray", linestyle=":", label="a blind guess")
+    axis.set(
+        title="The learned weight of a loss",
+        xlabel="cross-entropy of the given label",
+        ylabel="weight before scaling",
+    )
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path, format)
+
+
+def _save(figure, path, format="png"):
+    # Without a date, so that the same run draws the same file.
+    metadata = {"Date": None} if format == "svg" else None
+    figure.savefig(path, dpi=120, format=format, metadata=metadata)
     plt.close(figure)

@@ -1,15 +1,26 @@
-"""A run from a Config: train, tune, evaluate, export."""
+"""A run from a Config: train, tune, evaluate, audit, export."""
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams_api
 
-from clidmu_tf import experiment, export, plots, strategies, trials
-from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble
+from clidmu_tf import (
+    experiment,
+    export,
+    label_issues,
+    plots,
+    prepare,
+    strategies,
+    trials,
+)
+from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble, WeightHistogram
 from clidmu_tf.checkpoints import Checkpointer, write_atomically
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods.clid_mu import CLIDMU
@@ -58,18 +69,17 @@ def fit(config, source, steps, model, strategy, workdir, chief, is_trial=False):
         writes=chief,
         workers=strategies.workers(strategy),
     )
-    snapshots = SnapshotEnsemble(
-        experiment.snapshot_inputs(config, source),
-        k=config.snapshots,
-        batch_size=min(100, config.meta_examples),
-        directory=workdir.checkpoints,
-    )
-    snapshots.set_model(model)  # a run that has its last step behind it fits no more
+    snapshots = snapshot_ensemble(config, source, model, workdir)
     done = saver.restore(model)
     if done:
         snapshots.restore(before_epoch=done // steps)
         print(f"Going on at step {done} of {steps * config.epochs}.")
     writers = [test, snapshots, log, tensorboard(workdir)] if chief else []
+    if chief and isinstance(model, CLIDMU):
+        labels = experiment.meta_split(config, source).labels
+        writers += [WeightHistogram(snapshots.data, labels, workdir.tensorboard)]
+    if chief:
+        write_hparams(config, workdir)
     # A progress bar on a terminal, a line an epoch in a log.
     verbose = 0 if is_trial else 1 if sys.stdout.isatty() else 2
     with terminate_by(saver):
@@ -123,10 +133,9 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
         summary["val_clid_ref"] = experiment.reference_clid(model, source, config)
     write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
-    if isinstance(model, CLIDMU):
-        weights = experiment.given_weights(model, source, config)
-        write_atomically(workdir.weights, lambda file: plots.weights(*weights, file))
     if not is_trial:
+        issues = label_issues.write(config, source, model, workdir, snapshots, rows)
+        label_issues.draw_weights(issues, source.train, workdir)
         export.export(model.classifier, workdir.export, source.image_shape, classes)
         export.export(ensemble, workdir.export_ensemble, source.image_shape, classes)
     workdir.write_summary(summary)
@@ -174,6 +183,26 @@ def export_task(config):
     print(f"The model as of step {saver.step} is in {workdir.export}")
 
 
+def audit_task(config):
+    """Audits the training labels of a workdir by its last checkpoint."""
+    workdir = Workdir(config.workdir)
+    trained = settings_of(workdir, config)
+    source = experiment.noisy_source(trained)
+    model = experiment.build_model(
+        trained, source, experiment.steps_per_epoch(trained, source)
+    )
+    log = MetricsLog(workdir.metrics)
+    if not Checkpointer(workdir.checkpoints, log).restore(model):
+        raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
+    snapshots = snapshot_ensemble(trained, source, model, workdir)
+    snapshots.restore(before_epoch=len(log.rows))
+    issues = label_issues.write(trained, source, model, workdir, snapshots, log.rows)
+    print(
+        f"{issues.is_label_issue.sum()} of {len(issues)} labels are likely wrong: see "
+        f"{workdir.report} and {workdir.label_issues}"
+    )
+
+
 def settings_of(workdir, config):
     """The settings of a run, but for what may have moved since."""
     trained = workdir.read_config()
@@ -191,11 +220,38 @@ def tune(config):
     trials.search(config, functools.partial(train, is_trial=True))
 
 
-TASKS = {"train": train, "tune": tune, "evaluate": evaluate, "export": export_task}
+TASKS = {
+    "prepare": prepare.prepare,
+    "train": train,
+    "tune": tune,
+    "evaluate": evaluate,
+    "audit": audit_task,
+    "export": export_task,
+}
+
+
+def snapshot_ensemble(config, source, model, workdir):
+    """The callback that keeps a run's snapshots in its workdir."""
+    snapshots = SnapshotEnsemble(
+        experiment.snapshot_inputs(config, source),
+        k=config.snapshots,
+        batch_size=min(100, config.meta_examples),
+        directory=workdir.checkpoints,
+    )
+    snapshots.set_model(model)  # a run that has its last step behind it fits no more
+    return snapshots
 
 
 def tensorboard(workdir):
     return keras.callbacks.TensorBoard(workdir.tensorboard, write_graph=False)
+
+
+def write_hparams(config, workdir):
+    """Tells TensorBoard's HParams page the settings of the run."""
+    but = ("task", "workdir", "resume")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in but}
+    with tf.summary.create_file_writer(str(workdir.tensorboard)).as_default():
+        hparams_api.hparams(settings, trial_id=str(workdir.path))
 
 
 def print_summary(workdir):

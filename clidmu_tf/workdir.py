@@ -19,6 +19,8 @@ FREE = (
     "jit",
     "checkpoint_every",
     "data_dir",
+    "manual_dir",
+    "prepare_size",
     "trials",  # a search may be asked for more of them
 )
 
@@ -42,6 +44,8 @@ class Workdir:
         self.weights = self.path / "weights.png"
         self.export = self.path / "export" / "1"
         self.export_ensemble = self.path / "export_ensemble" / "1"
+        self.label_issues = self.path / "label_issues.csv"
+        self.report = self.path / "report.html"
         self.summary = self.path / "summary.json"
         self.trials = self.path / "trials"
         self.best = self.path / "best.cfg"

@@ -52,8 +52,9 @@ FLOORS = {
     "errors losses metrics noise labels": 0,
     "weight_nets backbones augment meta_gradient distributed features data": 1,
     "methods": 2,
-    "checkpoints callbacks audit plots export": 3,
-    "config workdir strategies experiment run search trials tune": 4,
+    "checkpoints callbacks audit plots report export": 3,
+    "config workdir strategies experiment prepare run": 4,
+    "label_issues search trials tune": 4,
 }
 ONLY_IN = {
     "tensorflow_datasets": "data/",

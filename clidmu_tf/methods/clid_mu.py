@@ -377,15 +377,16 @@ class CLIDMU(NoisyLabelModel):
         if not isinstance(x, tf.data.Dataset):
             batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
 
-        @tf.function(reduce_retracing=True)
-        def weigh(x, y):
-            features, logits = map(at_least_float32, self._inside()(x, training=False))
-            batch = {"targets": to_targets(y, self.num_classes)}
-            weights = self._raw_weights(self.phi(), features, logits, batch)
-            return self._balanced(weights, batch["targets"], self._classes())
-
+        weigh = tf.function(self.weigh, reduce_retracing=True)
         weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
         return weights / max(weights.mean(), np.finfo("float32").tiny)
+
+    def weigh(self, x, y):
+        """The weight of each label of a batch, `(n,)`, on no particular scale."""
+        features, logits = map(at_least_float32, self._inside()(x, training=False))
+        batch = {"targets": to_targets(y, self.num_classes)}
+        weights = self._raw_weights(self.phi(), features, logits, batch)
+        return self._balanced(weights, batch["targets"], self._classes())
 
     def get_config(self):
         names = (

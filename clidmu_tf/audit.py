@@ -1,0 +1,144 @@
+"""Which labels are likely wrong, one row an example, without a clean label."""
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from clidmu_tf.features import features_and_logits
+from clidmu_tf.labels import check_labels, to_targets
+from clidmu_tf.methods.base import at_least_float32
+
+# Where another class is likelier than the given one.
+THRESHOLD = 0.5
+
+
+def audit(
+    model, x, y=None, *, snapshots=None, ids=None, paths=None, batch_size=100, verbose=0
+):
+    """Says of each label how likely it is wrong, and what it might be instead.
+
+    A label's quality is `p_given / (p_given + p_other)`, with `p` the predicted
+    probabilities and `p_other` the largest of the other classes. It is the
+    probability of the given label when asked between it and its best rival, and
+    falls below one half exactly where another class is likelier: there is the
+    threshold. It needs no clean label and no second model, since CLID-MU keeps the
+    network from learning the wrong labels of its own training data by heart. Of a
+    network trained by plain cross-entropy, pass held-out data.
+
+    Args:
+        model: A trained `CLIDMU`, or any Keras classifier that ends in a Dense
+            layer, with or without a softmax.
+        x: Inputs as for `fit`: `(n, …)`, several such in a dict or tuple, or a
+            `tf.data.Dataset` of batches `(inputs, labels)` in a fixed order.
+        y: Labels, as for `fit`: `(n,)`, `(n, 1)` or `(n, num_classes)`; `None` with
+            a dataset.
+        snapshots: A `SnapshotEnsemble` that was among the callbacks of `fit`:
+            probabilities are then the mean over its snapshots. `None` takes the
+            model as it is.
+        ids: `(n,)` names of the examples, for a column `id`.
+        paths: `(n,)` paths of their files, for a column `path`.
+        batch_size: Examples at a time; a dataset brings its own.
+        verbose: 1 for a progress bar.
+
+    Returns:
+        A `pandas.DataFrame` in the order of the examples, its index (`index`) their
+        positions, to be joined with what cleanlab returns, whose names it shares:
+
+        - `id`, `path`: as given.
+        - `given_label`: class index.
+        - `suggested_label`: the likeliest class (cleanlab's `predicted_label`).
+        - `label_quality`: in [0, 1], the lower the more suspect.
+        - `weight`: how far a `CLIDMU` trusted the label, mean one; NaN of others.
+        - `is_label_issue`: whether `label_quality` is below one half.
+
+    Raises:
+        ValueError: Labels, ids or paths do not fit the inputs or the model.
+
+    Example:
+
+    ```python
+    x = np.random.default_rng(0).normal(size=(100, 2)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64")
+    y[:10] = 1 - y[:10]
+    classifier = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model = clidmu.CLIDMU(classifier)
+    model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    model.fit(x, y, epochs=20, batch_size=20, verbose=0)
+    issues = clidmu.audit(model, x, y)
+    worst_first = issues[issues.is_label_issue].sort_values("label_quality")
+    ```
+
+    Reference:
+        The quality is the normalised margin of Northcutt, Jiang and Chuang,
+        "Confident Learning", JAIR 2021, section 3.2, on the scale of the log-odds.
+    """
+    if not isinstance(x, tf.data.Dataset):
+        x = _batches(x, y, batch_size)
+    score, num_classes = _scorer(model, snapshots)
+    count = int(x.cardinality().numpy())
+    bar = keras.utils.Progbar(count if count > 0 else None, verbose=verbose)
+    parts = []
+    for inputs, labels in x:
+        scores = score(inputs, labels)
+        parts.append([labels.numpy(), *(part.numpy() for part in scores)])
+        bar.update(len(parts), finalize=False)
+    labels, given, suggested, quality, weights = map(
+        np.concatenate, zip(*parts, strict=True)
+    )
+    check_labels(labels, num_classes)
+    columns = {
+        **_named("id", ids, len(given)),
+        **_named("path", paths, len(given)),
+        "given_label": given,
+        "suggested_label": suggested,
+        "label_quality": quality,
+        "weight": weights / max(weights.mean(), np.finfo("float32").tiny),
+        "is_label_issue": quality < THRESHOLD,
+    }
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(given), name="index"))
+
+
+def _batches(x, y, batch_size):
+    """Batches of `(inputs, labels)`, in order."""
+    sizes = {len(array) for array in keras.tree.flatten((x, y)) if array is not None}
+    if y is None or len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "x and y must hold the same examples, one or more; received "
+            f"{'no y' if y is None else f'lengths {sorted(sizes)}'}."
+        )
+    dataset = tf.data.Dataset.from_tensor_slices((x, np.asarray(y)))
+    return dataset.batch(batch_size)
+
+
+def _scorer(model, snapshots):
+    """A compiled function of a batch: what its rows of the table say."""
+    classifier = getattr(model, "classifier", model)
+    members = [classifier] if snapshots is None else snapshots.members()
+    insides = [features_and_logits(member) for member in members]
+    num_classes = insides[0].outputs[1].shape[-1]
+    has_weights = hasattr(model, "weigh")
+
+    def score(x, y):
+        logits = [at_least_float32(inside(x, training=False)[1]) for inside in insides]
+        probabilities = tf.reduce_mean(tf.nn.softmax(tf.stack(logits)), axis=0)
+        targets = to_targets(y, num_classes)
+        given = tf.argmax(targets, axis=-1)
+        is_given = tf.one_hot(given, num_classes, on_value=True, off_value=False)
+        own = tf.reduce_max(tf.where(is_given, probabilities, 0.0), axis=-1)
+        other = tf.reduce_max(tf.where(is_given, 0.0, probabilities), axis=-1)
+        suggested = tf.where(own >= other, given, tf.argmax(probabilities, axis=-1))
+        weights = model.weigh(x, y) if has_weights else tf.fill(tf.shape(own), np.nan)
+        return given, suggested, own / (own + other), weights
+
+    return tf.function(score, reduce_retracing=True), num_classes
+
+
+def _named(name, values, count):
+    if values is None:
+        return {}
+    if len(values) != count:
+        raise ValueError(
+            f"{name}s must name all {count} examples; received {len(values)}."
+        )
+    return {name: np.asarray(values)}

@@ -65,11 +65,10 @@ def prepare(name, manual_dir, data_dir=None, size=0):
 def _builder(name, data_dir, size):
     base, _, config = name.partition("/")
     if base not in BUILDERS:
-        known = base in tfds.list_builders(with_community_datasets=False)
-        way_out = f"run `tfds build {name}`" if known else "write a TFDS builder"
         raise UserError(
             f"--task=prepare knows {', '.join(BUILDERS)}; received --dataset={name}: "
-            f"for other data sets {way_out}, or use --dataset=folder."
+            "prepare TFDS's own data sets with TFDS, on a machine with network access, "
+            "or use --dataset=folder."
         )
     configs = list(BUILDERS[base].builder_configs)
     if config and config not in configs:

@@ -14,6 +14,8 @@ PANELS = [
     ("Mean weight", {"mean_weight": "training batches"}),
 ]
 
+PANEL = (4.4, 3.2)  # inches
+
 
 def curves(rows, path, panels=PANELS, format="png"):
     """Draws accuracy, loss, CLID and mean weight over the epochs.
@@ -26,7 +28,7 @@ def curves(rows, path, panels=PANELS, format="png"):
     """
     panels = [(t, n) for t, n in panels if any(name in rows[0] for name in n)]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3.2), layout="constrained"
+        1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained"
     )
     epochs = [row["epoch"] for row in rows]
     for axis, (title, names) in zip(np.atleast_1d(axes), panels, strict=True):
@@ -56,7 +58,7 @@ def weights(
     groups = {"all labels": values}
     if is_wrong is not None:
         groups = {names[0]: values[~is_wrong], names[1]: values[is_wrong]}
-    figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=PANEL, layout="constrained")
     edges = np.linspace(0, max(np.quantile(values, 0.999), 1e-3), 41)
     for name, group in groups.items():
         if len(group):
@@ -118,7 +120,7 @@ def weight_curve(weight_net, num_classes, path, format="png"):
     """
     guess = np.log(num_classes)
     losses = np.linspace(0, 3 * guess, 200, dtype="float32")
-    figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=PANEL, layout="constrained")
     axis.plot(losses, np.asarray(weight_net(losses)))
     axis.axvline(guess, color="gray", linestyle=":", label="a blind guess")
     axis.set(

@@ -97,6 +97,7 @@ def _matrix(issues, names):
     worst = np.argsort(-(moved.sum(0) + moved.sum(1)), kind="stable")
     kept = np.sort(worst[:CLASSES])
     shares = moved / np.maximum(counts.sum(1, keepdims=True), 1)
+    shares = shares / max(shares.max(), 1e-9)  # the deepest colour to the largest
     return {
         "names": [names[i] for i in kept],
         "rows": [

@@ -237,13 +237,25 @@ def load_weights(classifier, path):
             head = classifier.layers[-1].name
             for layer in classifier.layers:
                 if layer.name != head and layer.weights:
-                    layer.set_weights(other.get_layer(layer.name).get_weights())
+                    copy_weights(layer, other)
         else:
             classifier.load_weights(path, skip_mismatch=True)
     except (ValueError, OSError) as error:
         raise UserError(
             f"--init_weights={path} does not fit --backbone={classifier.name}: {error}"
         ) from error
+
+
+def copy_weights(layer, model):
+    """Copies a layer's weights from a model that has it, or, as a keras.applications
+    network does that is a layer of ours, has the layers inside of it."""
+    inside = getattr(layer, "layers", [])
+    if inside and all(other.name != layer.name for other in model.layers):
+        for part in inside:
+            if part.weights:
+                part.set_weights(model.get_layer(part.name).get_weights())
+    else:
+        layer.set_weights(model.get_layer(layer.name).get_weights())
 
 
 def optimizer_of(config, steps):

@@ -1,0 +1,250 @@
+"""Preparing: what it says, what it leaves, and that it may be cut off."""
+
+import fcntl
+import io
+import logging
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import layouts
+from clidmu_tf import data, run
+from clidmu_tf.config import Config
+from clidmu_tf.data.builders import Webvision, files, manual
+from clidmu_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return layouts.animal10n(tmp_path_factory.mktemp("animals") / "root")
+
+
+def prepared_bytes(path):
+    """Every prepared record file, and the report."""
+    files = [*path.glob("*.tfrecord*"), path / "bad_images.txt"]
+    return {file.name: file.read_bytes() for file in files}
+
+
+# --- what is said
+
+
+def test_prepare_prints_what_it_found_and_how_to_train(copy, tmp_path, capsys):
+    config = Config(
+        task="prepare",
+        dataset="animal10n",
+        data_dir=str(tmp_path),
+        manual_dir=str(copy.root),
+    )
+    folder = tmp_path / "animal10n" / "1.0.0"
+    for _ in range(2):  # the second finds it prepared
+        run.TASKS["prepare"](config)
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line.split() for line in lines]
+        assert ["train", "5", "50,000", str(len(copy.bad))] in rows
+        assert ["test", "5", "5,000", "0"] in rows
+        assert ["train", *files.NO_IMAGE.split(), "3"] in rows
+        assert f"Each is named in {folder / 'bad_images.txt'}" in lines
+        assert f"The data lie in {folder}" in lines
+        flags = f"--flagfile=configs/animal10n.cfg --data_dir={tmp_path}"
+        assert f"Train with: python train.py {flags}" in lines
+
+
+def test_training_unprepared_data_names_the_command(tmp_path):
+    with pytest.raises(UserError) as error:
+        data.load("webvision/mini", data_dir=str(tmp_path), image_size=8)
+    command = "python train.py --task=prepare --dataset=webvision/mini"
+    assert command in str(error.value)
+    assert f"--data_dir={tmp_path}" in str(error.value)
+
+
+def refused(name="animal10n", **arguments):
+    with pytest.raises(UserError) as error:
+        data.prepare(name, **arguments)
+    return str(error.value)
+
+
+def test_mistakes_are_named_with_the_way_out(copy, tmp_path):
+    root, out = copy.root, tmp_path / "tfds"
+    assert "--manual_dir=gone is no folder" in refused(manual_dir="gone", data_dir=out)
+    lists = refused("webvision/mini", manual_dir=root, data_dir=out)
+    assert "info/synsets.txt, info/train_filelist_google.txt, info/val_file" in lists
+    assert "webvision/maxi" in refused("webvision/maxi", manual_dir=root)
+    assert "--dataset=cifar10_n" in refused("cifar10_n", manual_dir=root)
+    assert "--dataset=nothing" in refused("nothing", manual_dir=root)
+    assert not out.exists()
+    out.write_text("a file")
+    assert "could not be prepared" in refused(manual_dir=root, data_dir=out)
+
+
+def test_lists_without_images_are_refused_and_leave_nothing(tmp_path):
+    copy = layouts.animal10n(tmp_path / "root")
+    for path in (copy.root / "testing").iterdir():
+        path.unlink()
+    message = refused(manual_dir=copy.root, data_dir=tmp_path / "tfds")
+    assert "no good image of the split test" in message
+    assert not list((tmp_path / "tfds").rglob("*.tfrecord*"))
+
+
+def test_a_list_that_leads_out_is_missing(tmp_path):
+    copy = layouts.webvision(tmp_path / "root")
+    path = copy.root / "info" / "val_filelist.txt"
+    path.rename(tmp_path / "elsewhere.txt")
+    path.symlink_to(tmp_path / "elsewhere.txt")
+    message = refused("webvision/mini", manual_dir=copy.root, data_dir=tmp_path / "out")
+    assert "lacks info/val_filelist.txt of webvision" in message
+
+
+def test_wrong_number_of_classes_is_refused(tmp_path):
+    copy = layouts.webvision(tmp_path / "root")
+    copy.text("info/synsets.txt", ["n00000000 tench"])
+    message = refused("webvision/mini", manual_dir=copy.root, data_dir=tmp_path / "out")
+    assert "names 1 classes of webvision, which has 50" in message
+
+
+def test_one_warning_has_both_counts(copy, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "clidmu_tf"):
+        data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
+    told = [r.getMessage() for r in caplog.records if "published" in r.getMessage()]
+    assert len(told) == 1
+    both = "train has 5, published are 50,000; test has 5, published are 5,000"
+    assert both in told[0]
+
+
+# --- what is stored
+
+
+def test_prepare_size_brings_the_shorter_side_down_and_never_up(tmp_path):
+    copy = layouts.animal10n(tmp_path / "root")
+    large, small = Image.new("RGB", (90, 61)), Image.new("RGB", (90, 40), "red")
+    for name, image in (("large", large), ("small", small)):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        copy.write(f"training/1_{name}.png", file.getvalue())
+    found = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path, size=45)
+    stored = {
+        example["id"].decode(): bytes(example["image"])
+        for example in tfds.as_numpy(
+            tfds.load(
+                "animal10n",
+                split="train",
+                data_dir=tmp_path,
+                decoders={"image": tfds.decode.SkipDecoding()},
+            )
+        )
+    }
+    resized = Image.open(io.BytesIO(stored["training/1_large.png"]))
+    assert (resized.size, resized.format) == ((round(90 * 45 / 61), 45), "JPEG")
+    kept = (copy.root / "training/1_small.png").read_bytes()
+    assert stored["training/1_small.png"] == kept
+    assert all(min(Image.open(io.BytesIO(i)).size) <= 45 for i in stored.values())
+    assert found.counts["train"] == 7
+    # Another size would be another data set: it does not take this one's place.
+    other = refused(manual_dir=copy.root, data_dir=tmp_path)
+    assert "--prepare_size=45; received 0" in other
+
+
+def test_an_animated_gif_is_stored_as_its_first_frame():
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    stored = Image.open(io.BytesIO(files.to_store(file.getvalue(), 0)))
+    assert stored.format == "PNG"
+    assert np.array_equal(np.array(stored.convert("RGB")), np.array(frames[0]))
+
+
+def test_sorting_on_disk_or_in_memory_comes_to_the_same_files(
+    copy, tmp_path, monkeypatch
+):
+    found = []
+    for name, size in (("memory", 2**30), ("disk", 1)):
+        monkeypatch.setattr(manual, "BUFFER_BYTES", size)
+        out = tmp_path / name
+        made = data.prepare("animal10n", manual_dir=copy.root, data_dir=out)
+        found.append(prepared_bytes(made.path))
+    assert found[0] == found[1]
+
+
+# --- cut off, and begun again
+
+
+def test_a_preparation_that_was_cut_off_starts_again(copy, tmp_path, monkeypatch):
+    whole = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path / "a")
+    examine, calls = files.examine, []
+
+    def interrupted(entry, **arguments):
+        calls.append(entry)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return examine(entry, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "examine", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path / "b")
+    # What a killed process, which can clear nothing, leaves behind.
+    left = tmp_path / "b" / "animal10n" / "incomplete.ABCDEF_1.0.0"
+    left.mkdir()
+    (left / "bucket_000.tmp").write_bytes(b"half")
+    again = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path / "b")
+    assert prepared_bytes(again.path) == prepared_bytes(whole.path)
+    assert not list(again.path.parent.glob("incomplete*"))
+
+
+def test_two_at_once_are_refused(copy, tmp_path):
+    folder = tmp_path / "animal10n"
+    folder.mkdir()
+    with open(folder / ".preparing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        message = refused(manual_dir=copy.root, data_dir=tmp_path)
+    assert "is being prepared by another process" in message
+    assert data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path).counts
+
+
+# --- the parts
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../outside", "a/../../outside", "link", "link/secret", "a/../a/b"],
+)
+def test_locate_never_leads_out(name, tmp_path):
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "b").touch()
+    (root / "link").symlink_to(tmp_path)
+    assert files.locate(str(root), "a/b") == str(root / "a" / "b")
+    assert files.locate(str(root), name) is None
+
+
+def test_threads_keep_the_order_and_read_but_a_few_ahead():
+    pulled, ahead = 0, []
+
+    def items():
+        nonlocal pulled
+        while pulled < 1000:
+            pulled += 1
+            yield pulled
+
+    found = []
+    for value in files.in_threads(lambda x: x * x, items()):
+        found.append(value)
+        ahead.append(pulled - len(found))
+    assert found == [x * x for x in range(1, 1001)]
+    assert max(ahead) <= files.AHEAD
+
+
+def test_once_marks_all_but_the_first_of_each_good_id():
+    entries = [files.Entry(name, 0) for name in "abacaba"]
+    entries[0] = entries[0]._replace(problem=files.OUT_OF_RANGE)
+    marks = [entry.problem for entry in files.once(lambda: iter(entries))]
+    first, twice = files.OUT_OF_RANGE, files.TWICE
+    assert marks == [first, "", "", "", twice, twice, twice]
+
+
+def test_prepared_data_need_no_builder_and_no_folder(copy, tmp_path):
+    made = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
+    builder = tfds.builder_from_directory(made.path)
+    assert builder.info.features["label"].names[9] == "guinea pig"
+    assert Webvision(data_dir=tmp_path, config="mini").info.splits == {}

@@ -42,8 +42,14 @@ def flip(images, seeds):
     mirrored = augment.flip(images, seeds)
     ```
     """
-    chosen = _uniform(seeds, 1, "flip")[:, :, None, None] < 0.5
-    return tf.where(chosen, tf.reverse(images, axis=[2]), images)
+    chosen = _uniform(seeds, 1, "flip")[:, 0] < 0.5
+
+    def mirror(image, is_chosen):
+        # where() would compute both, at the cost of decoding a JPEG.
+        return tf.cond(is_chosen, lambda: tf.reverse(image, [1]), lambda: image)
+
+    spec = tf.TensorSpec(images.shape[1:], images.dtype)
+    return _each(mirror, spec, images, chosen)
 
 
 def reflect_pad_crop(padding=4):
@@ -210,6 +216,13 @@ def build(spec):
     return augment
 
 
+def _each(function, spec, *tensors):
+    """Applies `function` to each row of the tensors; a single row needs no loop."""
+    if tensors[0].shape[0] == 1:
+        return function(*(tensor[0] for tensor in tensors))[None]
+    return tf.map_fn(lambda row: function(*row), tensors, fn_output_signature=spec)
+
+
 @tf.function(reduce_retracing=True)  # a loop, and slow outside of a graph
 def _uniform(seeds, count, purpose):
     """Draws `count` numbers in [0, 1) from each seed pair: shape (b, count).
@@ -217,15 +230,18 @@ def _uniform(seeds, count, purpose):
     The purpose changes the seeds, so that augmentations draw independently.
     """
     key = zlib.crc32(purpose.encode()) >> 1  # fits into int32
-    return tf.map_fn(
+    return _each(
         lambda seed: tf.random.stateless_uniform([count], seed, alg="philox"),
+        tf.TensorSpec([count], tf.float32),
         tf.bitwise.bitwise_xor(seeds, key),
-        fn_output_signature=tf.TensorSpec([count], tf.float32),
     )
 
 
 def _apply_chosen(pool, images, choices, signs):
     """Applies `pool[choices[i]]` to image i; an operation sees its own images only."""
+    if images.shape[0] == 1:
+        branches = [functools.partial(op, images, signs) for op in pool]
+        return _to_pixels(tf.switch_case(choices[0], branches))
     parts = tf.dynamic_partition(images, choices, len(pool))
     part_signs = tf.dynamic_partition(signs, choices, len(pool))
     places = tf.dynamic_partition(tf.range(tf.size(choices)), choices, len(pool))

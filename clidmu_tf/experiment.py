@@ -29,6 +29,7 @@ def load_source(config):
         label_key=config.label_key,
         clean_label_key=config.clean_label_key,
         image_size=config.image_size,
+        resize_size=config.resize_size,
         holdout=config.holdout,
         on_bad_image=config.on_bad_image,
         train_examples=config.train_examples,
@@ -70,7 +71,7 @@ def add_noise(config, source):
             "--noise=hierarchical needs the superclasses of CIFAR-100; received "
             f"--dataset={config.dataset}."
         )
-    if config.noise == "instance" and train_split.inputs.dtype != "uint8":
+    if config.noise == "instance" and not train_split.in_memory:
         raise UserError(
             "--noise=instance needs the images in memory, and those of "
             f"--dataset={config.dataset} are read from files: choose another noise."
@@ -120,7 +121,7 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
             batch_size=batch_size,
             seed=config.seed + seed,
             image_shape=source.image_shape,
-            augment=augment.build(config.augment),
+            augment=augmentation(config),
             start_step=start_step,
             num_shards=num_shards,
             shard_index=shard_index,
@@ -128,6 +129,14 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
         )
 
     return strategies.distribute(strategy, make, batch_size)
+
+
+def augmentation(config):
+    """The augmentation of a Config; windows cut by --resize_size are its crops."""
+    words = [word.strip() for word in config.augment.split(",")]
+    if config.resize_size:
+        words = [word for word in words if word != "crop"]
+    return augment.build(",".join(words))
 
 
 def meta_arguments(config, source, strategy, start_step):
@@ -194,7 +203,7 @@ def build_model(config, source, steps):
         load_weights(classifier, config.init_weights)
     compile_arguments = {
         "optimizer": optimizer_of(config, steps),
-        "metrics": ["accuracy"],
+        "metrics": ["accuracy", *top5_metrics(source)],
         "jit_compile": JIT[config.jit],
         "batch_scope": config.batch_scope,
     }
@@ -216,6 +225,13 @@ def build_model(config, source, steps):
     )
     model.compile(meta_optimizer=meta_optimizer_of(config), **compile_arguments)
     return with_metrics(model)
+
+
+def top5_metrics(source):
+    """Top-5 accuracy, where there are more than ten classes and it says something."""
+    if len(source.class_names) <= 10:
+        return []
+    return [keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5_accuracy")]
 
 
 def with_metrics(model):
@@ -307,7 +323,7 @@ class Evaluation(keras.callbacks.Callback):
 
 
 def evaluate_model(model, source, config):
-    """Loss and accuracy of a classifier of logits on the test split."""
+    """Loss and accuracies of a classifier of logits on the test split."""
     measure = measure_of(model, len(source.class_names))
     return evaluate(measure, source.test, source, config)
 
@@ -320,19 +336,21 @@ def measure_of(model, count):
         logits = tf.cast(model(x, training=False), tf.float32)
         losses = cross_entropy(logits, to_targets(y, count))
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
-        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
+        near = tf.math.in_top_k(y, logits, 5)
+        return [tf.reduce_sum(tf.cast(v, tf.float32)) for v in (losses, hits, near)]
 
     return measure
 
 
 def evaluate(measure, split, source, config):
-    """Mean loss and accuracy on a split."""
+    """Mean loss, accuracy and top-5 accuracy, where that is reported, on a split."""
     found = data.evaluation_batches(
         split, batch_size=config.batch_size, image_shape=source.image_shape
     )
     sums = np.sum([[float(v) for v in measure(x, y)] for x, y in found], axis=0)
-    loss, accuracy = sums / len(split)
-    return {"accuracy": float(accuracy), "loss": float(loss)}
+    loss, accuracy, top5 = (sums / len(split)).tolist()
+    found = {"accuracy": accuracy, "loss": loss}
+    return found | {metric.name: top5 for metric in top5_metrics(source)}
 
 
 def reference_clid(model, source, config):

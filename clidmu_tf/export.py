@@ -6,17 +6,18 @@ import shutil
 import keras
 import tensorflow as tf
 
+from clidmu_tf.data.decode import fit
 from clidmu_tf.errors import UserError
 from clidmu_tf.features import ends_in_softmax
 
 
-def export(classifier, path, image_shape, class_names):
+def export(classifier, path, image_shape, class_names, resize_size=0):
     """Writes a SavedModel: raw `uint8` images in, probabilities and labels out.
 
     Its signature `serving_default` takes `images`, `(n, height, width, channels)` of
-    any size, which it resizes, and returns `probabilities` `(n, num_classes)` and
-    `labels` `(n,)`, indices into the class names, one a line in
-    `assets.extra/labels.txt`.
+    any size, which it brings to its own, and returns `probabilities`
+    `(n, num_classes)` and `labels` `(n,)`, indices into the class names, one a line
+    in `assets.extra/labels.txt`.
 
     Args:
         classifier: A Keras classifier of raw images that ends in a Dense layer.
@@ -24,15 +25,20 @@ def export(classifier, path, image_shape, class_names):
             it holds it while it is written.
         image_shape: `(height, width, channels)` that the classifier takes.
         class_names: Names of the classes, in order.
+        resize_size: Shorter side that images of other sizes are resized to before
+            their middle is cut out; 0 resizes them whole.
 
     Raises:
         UserError: It could not be written.
     """
-    height, width, channels = image_shape
 
     def serve(images):
-        # Rounded, as the images were that the classifier was trained on.
-        images = tf.round(tf.image.resize(images, (height, width)))
+        images = tf.cond(
+            tf.reduce_all(tf.shape(images)[1:] == image_shape),
+            lambda: tf.cast(images, tf.float32),
+            lambda: fit(images, image_shape, resize_size),
+        )
+        images = tf.ensure_shape(images, (None, *image_shape))
         scores = tf.cast(classifier(images, training=False), tf.float32)
         is_probability = ends_in_softmax(classifier)
         probabilities = scores if is_probability else tf.nn.softmax(scores)
@@ -43,7 +49,7 @@ def export(classifier, path, image_shape, class_names):
     archive.add_endpoint(
         "serving_default",
         serve,
-        [tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")],
+        [tf.TensorSpec((None, None, None, image_shape[-1]), tf.uint8, name="images")],
     )
     part = pathlib.Path(path).with_name("part")
     shutil.rmtree(part, ignore_errors=True)

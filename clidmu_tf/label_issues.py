@@ -32,7 +32,7 @@ def write(config, source, model, workdir, snapshots, rows):
         batches,
         snapshots=snapshots if snapshots.snapshots else None,
         ids=split.ids,
-        paths=split.inputs if split.inputs.ndim == 1 else None,
+        paths=split.paths,
     )
     table = issues.assign(
         given_class=names[issues.given_label],

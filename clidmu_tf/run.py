@@ -32,8 +32,8 @@ def train(config, is_trial=False):
 
     Args:
         config: A `Config`.
-        is_trial: Whether it is a trial of a search, which keeps quiet and exports
-            nothing.
+        is_trial: Whether it is a trial of a search, which keeps quiet and leaves
+            numbers alone: no pictures, no audit, no exports.
     """
     strategy = strategies.make(config.strategy)
     chief = strategies.is_chief(strategy)
@@ -125,19 +125,23 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         "last_accuracy": rows[-1]["val_accuracy"],
         "best_by_clid_accuracy": best["val_accuracy"],
         "best_by_clid_epoch": best["epoch"],
-        "snapshot_ensemble_accuracy": experiment.evaluate_model(
-            ensemble, source, config
-        )["accuracy"],
     }
+    found = experiment.evaluate_model(ensemble, source, config)
+    summary["snapshot_ensemble_accuracy"] = found["accuracy"]
+    if "top5_accuracy" in found:
+        summary["last_top5_accuracy"] = rows[-1]["val_top5_accuracy"]
+        summary["best_by_clid_top5_accuracy"] = best["val_top5_accuracy"]
+        summary["snapshot_ensemble_top5_accuracy"] = found["top5_accuracy"]
     if source.holdout is not None:
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
         summary["val_clid_ref"] = experiment.reference_clid(model, source, config)
-    write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
     if not is_trial:
+        write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
         issues = label_issues.write(config, source, model, workdir, snapshots, rows)
         label_issues.draw_weights(issues, source.train, workdir)
-        export.export(model.classifier, workdir.export, source.image_shape, classes)
-        export.export(ensemble, workdir.export_ensemble, source.image_shape, classes)
+        how = (source.image_shape, classes, config.resize_size)
+        export.export(model.classifier, workdir.export, *how)
+        export.export(ensemble, workdir.export_ensemble, *how)
     workdir.write_summary(summary)
     if not is_trial:
         print_summary(workdir)
@@ -158,12 +162,17 @@ def evaluate(config):
         ("snapshot ensemble", workdir.export_ensemble),
     ]:
         serve = export.load(path)
-        pairs = [
-            (serve(x)["labels"].numpy(), y)
-            for x, y in experiment.raw_test(source, trained)
-        ]
-        hits = np.concatenate([found == given for found, given in pairs])
-        print(f"{name:<18} test accuracy {hits.mean():.4f}  ({len(hits)} examples)")
+        hits, near = [], []
+        for x, y in experiment.raw_test(source, trained):
+            found = serve(x)
+            hits.append(found["labels"] == y)
+            near.append(tf.math.in_top_k(y, found["probabilities"], 5))
+        hits, near = np.concatenate(hits), np.concatenate(near)
+        top5 = experiment.top5_metrics(source)
+        more = f", top-5 {near.mean():.4f}" if top5 else ""
+        print(
+            f"{name:<18} test accuracy {hits.mean():.4f}{more}  ({len(hits)} examples)"
+        )
 
 
 def export_task(config):
@@ -178,7 +187,11 @@ def export_task(config):
     if not saver.restore(model):
         raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
     export.export(
-        model.classifier, workdir.export, source.image_shape, source.class_names
+        model.classifier,
+        workdir.export,
+        source.image_shape,
+        source.class_names,
+        trained.resize_size,
     )
     print(f"The model as of step {saver.step} is in {workdir.export}")
 
@@ -258,22 +271,22 @@ def print_summary(workdir):
     """Prints the table of a finished run."""
     summary = workdir.read_summary()
     rows = [
-        ("last epoch", summary["last_accuracy"]),
-        (
-            f"lowest CLID (epoch {summary['best_by_clid_epoch']})",
-            summary["best_by_clid_accuracy"],
-        ),
-        ("snapshot ensemble", summary["snapshot_ensemble_accuracy"]),
+        ("last epoch", "last"),
+        (f"lowest CLID (epoch {summary['best_by_clid_epoch']})", "best_by_clid"),
+        ("snapshot ensemble", "snapshot_ensemble"),
     ]
+    columns = {"accuracy": "test accuracy", "top5_accuracy": "top-5"}
+    columns = {k: v for k, v in columns.items() if f"last_{k}" in summary}
     wrong = summary["wrong_labels"]
     wrong = "unknown" if wrong is None else f"{wrong:.1%}"
     print(
         f"\n{summary['dataset']}, {summary['method']}: {summary['train_examples']} "
         f"training examples, wrong labels {wrong}, {summary['epochs']} epochs\n"
     )
-    print(f"{'model':<28}{'test accuracy':>14}")
-    for name, accuracy in rows:
-        print(f"{name:<28}{accuracy:>14.4f}")
+    print(f"{'model':<28}" + "".join(f"{title:>14}" for title in columns.values()))
+    for name, row in rows:
+        values = (summary[f"{row}_{column}"] for column in columns)
+        print(f"{name:<28}" + "".join(f"{value:>14.4f}" for value in values))
     if "noisy_accuracy" in summary:
         print(f"{'held-out noisy labels':<28}{summary['noisy_accuracy']:>14.4f}")
     print(f"\nEverything lies in {workdir.path}/")

@@ -287,9 +287,9 @@ def test_tfds_resizes(prepared):
 
 
 def test_tfds_column_that_is_none_is_named(prepared):
-    with pytest.raises(UserError, match="--label_key=id is no label column.*given"):
+    with pytest.raises(UserError, match="--label_key=id is no column .*given"):
         load_tiny(prepared, label_key="id")
-    with pytest.raises(UserError, match="--clean_label_key=truth is no label column"):
+    with pytest.raises(UserError, match="--clean_label_key=truth is no column"):
         load_tiny(prepared, clean_label_key="truth")
     with pytest.raises(UserError, match="other classes"):
         load_tiny(prepared, clean_label_key="coarse")

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from clidmu_tf import backbones, callbacks, export
-from clidmu_tf.data.pipeline import decode
+from clidmu_tf.data.decode import decode
 from clidmu_tf.errors import UserError
 
 CLASSES = ("nought", "one", "two")
@@ -63,7 +63,8 @@ def test_fresh_process_with_tensorflow_alone_serves_raw_images(classifier, tmp_p
     )
     # An image of another size is made what training makes of such a file.
     tf.io.write_file(f"{tmp_path}/large.png", tf.io.encode_png(large[0]))
-    resized = decode(f"{tmp_path}/large.png", SHAPE).numpy()[None]
+    contents = tf.io.read_file(f"{tmp_path}/large.png")
+    resized = decode(contents, SHAPE).numpy()[None]
     with np.load(tmp_path / "answers.npz") as answers:
         for name, model in (("export", classifier), ("ensemble", ensemble)):
             for size, images in (("same", same), ("other", resized)):

@@ -7,6 +7,7 @@ import numpy as np
 from clidmu_tf.data.folder import folder
 from clidmu_tf.data.pipeline import evaluation_batches, training_batches
 from clidmu_tf.data.sources import Source, Split, digits
+from clidmu_tf.errors import UserError
 
 __all__ = [
     "Source",
@@ -25,6 +26,7 @@ def load(
     label_key="label",
     clean_label_key="",
     image_size=0,
+    resize_size=0,
     holdout=0.1,
     on_bad_image="refuse",
     train_examples=0,
@@ -37,7 +39,12 @@ def load(
         data_dir: The folder of class folders, or TFDS's data folder.
         label_key: Of TFDS, the column of the labels to train on.
         clean_label_key: Of TFDS, the column of the true labels, or `""`.
-        image_size: Side to resize images to, in pixels; 0 leaves them as they are.
+        image_size: Side of the images that the network sees, in pixels; 0 leaves those
+            of a TFDS data set as they are, and makes those of a folder 224. Digits
+            stay 8.
+        resize_size: Shorter side that images are resized to before a window of
+            `image_size` is cut from them, at random to train on, else in the middle;
+            0 cuts none and resizes the whole image, whatever its proportions.
         holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
         on_bad_image: Of a folder, `"refuse"` or `"skip"`.
         train_examples: Keep so many training examples: the first ones, or a random
@@ -62,16 +69,23 @@ def load(
     x, y = next(iter(batches))
     ```
     """
+    _check(name, image_size, resize_size, holdout, on_bad_image)
     if name == "digits":
         source = digits()
     elif name == "folder":
-        source = folder(data_dir, image_size, holdout, on_bad_image, seed)
+        source = folder(data_dir, image_size, resize_size, holdout, on_bad_image, seed)
     else:
         # TFDS takes seconds to import; digits and folders need not wait for it.
         from clidmu_tf.data.tfds_source import from_tfds
 
         return from_tfds(
-            name, data_dir, label_key, clean_label_key, image_size, train_examples
+            name,
+            data_dir,
+            label_key,
+            clean_label_key,
+            image_size,
+            resize_size,
+            train_examples,
         )
     if not train_examples:
         return source
@@ -80,6 +94,25 @@ def load(
         np.random.default_rng(seed).shuffle(chosen)
     kept = source.train.take(np.sort(chosen[:train_examples]))
     return dataclasses.replace(source, train=kept)
+
+
+def _check(name, image_size, resize_size, holdout, on_bad_image):
+    if on_bad_image not in ("refuse", "skip"):
+        raise UserError(
+            f"on_bad_image must be 'refuse' or 'skip'; received {on_bad_image!r}."
+        )
+    if not 0 <= holdout <= 0.9:
+        raise UserError(f"holdout must be from 0 to 0.9; received {holdout}.")
+    if resize_size and name == "digits":
+        raise UserError(
+            f"resize_size={resize_size} cuts a window from larger images, and digits "
+            "are 8 pixels wide: leave it at 0."
+        )
+    if resize_size and not 0 < image_size <= resize_size:
+        raise UserError(
+            f"resize_size={resize_size} needs an image_size of at most that, the side "
+            f"of the window that is cut; received image_size={image_size}."
+        )
 
 
 def prepare(name, *, manual_dir, data_dir=None, size=0):

@@ -1,5 +1,6 @@
 """Images in folders, one a class."""
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -18,15 +19,20 @@ DEFAULT_SIZE = 224
 CHANNELS = 3
 
 
-def folder(root, image_size=0, holdout=0.1, on_bad_image="refuse", seed=0):
+def folder(
+    root, image_size=0, resize_size=0, holdout=0.1, on_bad_image="refuse", seed=0
+):
     """Reads a folder with one sub-folder a class, or `train/` and `test/` of such.
 
-    Images may be JPEG or PNG, grey or colour, of any size; they are resized to a
-    square and to three channels when they are read.
+    Images may be JPEG or PNG, grey or colour, of any size; they are brought to a
+    square and to three channels when they are read. `val/` or `validation/` serve for
+    `test/`. Folders of these names that hold images themselves are classes.
 
     Args:
         root: The folder.
         image_size: Side of the square in pixels; 0 for 224.
+        resize_size: Shorter side of the images that the square is cut from; 0 where
+            it is the whole image.
         holdout: Share held out to test on where there is no `test/` folder, at least
             one image a class.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
@@ -42,20 +48,24 @@ def folder(root, image_size=0, holdout=0.1, on_bad_image="refuse", seed=0):
         )
     root = pathlib.Path(root)
     size = image_size or DEFAULT_SIZE
-    test_root = next((root / t for t in TEST_FOLDERS if (root / t).is_dir()), None)
-    if (root / "train").is_dir() and test_root:
-        names = _class_names(root / "train")
-        strangers = sorted(set(_sub_folders(test_root)) - set(names))
+    train_root = root / "train" if _sub_folders(root / "train") else root
+    test_roots = [root / t for t in TEST_FOLDERS if _sub_folders(root / t)]
+    names = _class_names(train_root)
+    everything = _read(train_root, names, on_bad_image)
+    if train_root != root and test_roots:
+        strangers = sorted(set(_sub_folders(test_roots[0])) - set(names))
         if strangers:
             raise UserError(
-                f"{test_root} has classes that {root / 'train'} has not: "
+                f"{test_roots[0]} has classes that {train_root} has not: "
                 f"{', '.join(strangers)}; remove them or add them to train."
             )
-        train = _read(root / "train", names, on_bad_image)
-        test = _read(test_root, names, on_bad_image, may_lack_classes=True)
+        train = everything
+        test = _read(test_roots[0], names, on_bad_image, may_lack_classes=True)
     else:
-        names = _class_names(root)
-        train, test = _hold_out(_read(root, names, on_bad_image), holdout, seed)
+        train, test = _hold_out(everything, holdout, seed)
+    train, test = (
+        dataclasses.replace(split, resize_size=resize_size) for split in (train, test)
+    )
     return Source("folder", train, test, names, (size, size, CHANNELS))
 
 
@@ -71,10 +81,18 @@ def _class_names(root):
             f"--data_dir={root} has one class alone, {names[0]!r}: two or more are "
             "needed."
         )
+    for name in names:
+        if not _is_utf8(name):
+            raise UserError(
+                f"The class folder {_printable(root / name)} has a name that is not "
+                "UTF-8: rename it."
+            )
     return names
 
 
 def _sub_folders(root):
+    if not root.is_dir():
+        return ()
     return tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
 
 
@@ -96,9 +114,13 @@ def _read(root, names, on_bad_image, may_lack_classes=False):
             f"The class folder {root / names[np.argmin(counts)]} holds no JPEG or PNG "
             "image: fill it or remove it."
         )
-    ids = np.array([p.relative_to(root).as_posix() for p in paths])
-    everything = Split(np.array([str(p) for p in paths]), labels, None, ids)
-    return everything.take(np.flatnonzero(good))
+    kept = [paths[i] for i in np.flatnonzero(good)]
+    return Split(
+        np.array([str(p) for p in kept], object),
+        labels[good],
+        None,
+        np.array([p.relative_to(root).as_posix() for p in kept], object),
+    )
 
 
 def _images(root):
@@ -126,34 +148,44 @@ def _is_shown(path):
     return not path.name.startswith(".")
 
 
+def _is_utf8(path):
+    # Python keeps bytes that are no UTF-8 as lone surrogates.
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
+def _printable(path):
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _decodable(paths):
-    """Which files are images, by decoding each once, in parallel."""
+    """Which files are images with a proper name, by decoding each once, in parallel."""
+    good = np.zeros(len(paths), bool)
+    named = [i for i, path in enumerate(paths) if _is_utf8(path)]
 
-    def check(path):
-        try:
-            tf.io.decode_image(
-                tf.io.read_file(path), channels=CHANNELS, expand_animations=False
-            )
-            return True
-        except tf.errors.OpError:
-            return False
+    def check(index, path):
+        image = tf.io.decode_image(
+            tf.io.read_file(path), channels=CHANNELS, expand_animations=False
+        )
+        return tf.size(image), index
 
-    def wrapped(path):
-        return tf.py_function(lambda p: check(p.numpy().decode()), [path], tf.bool)
-
-    found = tf.data.Dataset.from_tensor_slices([str(p) for p in paths])
-    found = found.map(wrapped, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return np.array(list(found.as_numpy_iterator()), bool)
+    texts = tf.constant([str(paths[i]) for i in named], tf.string)
+    named = tf.constant(named, tf.int64)
+    found = tf.data.Dataset.from_tensor_slices((named, texts))
+    found = found.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+    for _, index in found.ignore_errors(log_warning=False).as_numpy_iterator():
+        good[index] = True
+    return good
 
 
 def _report_bad(bad, on_bad_image):
-    named = ", ".join(str(path) for path in bad[:3]) + (", …" if len(bad) > 3 else "")
+    named = ", ".join(map(_printable, bad[:3])) + (", …" if len(bad) > 3 else "")
+    complaint = "cannot be decoded, or have a name that is not UTF-8"
     if on_bad_image == "refuse":
         raise UserError(
-            f"{len(bad)} of the files cannot be decoded: {named}; mend or remove them, "
-            "or leave them out with --on_bad_image=skip."
+            f"{len(bad)} of the files {complaint}: {named}; mend or remove them, or "
+            "leave them out with --on_bad_image=skip."
         )
-    logger.warning("Left out %d files that cannot be decoded: %s", len(bad), named)
+    logger.warning("Left out %d files that %s: %s", len(bad), complaint, named)
 
 
 def _hold_out(split, holdout, seed):

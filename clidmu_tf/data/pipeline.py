@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from clidmu_tf.data.decode import CENTRE, decode
+from clidmu_tf.data.records import Records
 from clidmu_tf.errors import UserError
 
 INT32 = 2**31 - 1
@@ -23,14 +25,16 @@ def training_batches(
     """Endless training batches from a step on.
 
     Every epoch visits whole batches of a fresh permutation. The order depends on
-    the seed and the epoch, augmentation on the seed, the epoch and the example's own
-    index: never on where the run was cut, or over how many devices.
+    the seed and the epoch, augmentation and the window that is cut on the seed, the
+    epoch and the example's own index: never on where the run was cut, or over how many
+    devices. Only what a batch holds is read and decoded.
 
     Args:
         split: A `Split`.
         batch_size: Examples a step, over all replicas.
-        seed: Decides order and augmentation.
-        image_shape: `(height, width, channels)`; images of files are resized to it.
+        seed: Decides order, windows and augmentation.
+        image_shape: `(height, width, channels)` that images in files are brought to:
+            whole, or where the split has a `resize_size` a random window of them.
         augment: `(images, seeds) → images` for float32 batches in 0..255 and int32
             seeds `(b, 2)`, or `None`.
         start_step: Steps done before.
@@ -59,10 +63,9 @@ def training_batches(
     mine = slice(
         shard_index * replicas_per_shard, (shard_index + 1) * replicas_per_shard
     )
-    read = _reader(split, image_shape)
 
-    def indices(epoch):
-        """The epoch's batches, those of this worker's replicas in turn."""
+    def batches_of(epoch):
+        """The epoch's batches of indices, those of this worker's replicas in turn."""
         # Not index_shuffle, which has but a few hundred orders, whatever the seed.
         keys = tf.random.stateless_uniform(
             [examples], _fold(seed, epoch[None])[0], None, None, tf.int64
@@ -71,18 +74,20 @@ def training_batches(
         order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
         order = tf.cast(tf.reshape(order, (-1, per_replica)), tf.int64)
         order = tf.data.Dataset.from_tensor_slices(order)
-        return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(epoch).repeat(), order)
+        return order.map(lambda index: (index, epoch * examples + index))
 
-    def load(epoch, index):
-        x, y = read(index)
+    def finish(x, number):
         if augment is not None:
-            x = augment(x, _fold(seed + 1, epoch * examples + index))
-        return tf.ensure_shape(x, (per_replica, *image_shape)), y
+            x = augment(x, _fold(seed + 1, number))
+        return tf.ensure_shape(x, (x.shape[0], *image_shape))
+
+    def place(number):
+        """Where the window lies, from numbers of its own."""
+        return tf.random.stateless_uniform([2], _fold(seed + 2, number[None])[0])
 
     batches = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
-    batches = batches.flat_map(indices).skip(done * replicas_per_shard)
-    batches = batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = batches.flat_map(batches_of).skip(done * replicas_per_shard)
+    return _batches(split, batches, per_replica, image_shape, place, finish)
 
 
 def evaluation_batches(split, *, batch_size, image_shape):
@@ -91,47 +96,61 @@ def evaluation_batches(split, *, batch_size, image_shape):
     Args:
         split: A `Split`.
         batch_size: Examples at a time.
-        image_shape: `(height, width, channels)`; images of files are resized to it.
+        image_shape: `(height, width, channels)` that images in files are brought to:
+            whole, or where the split has a `resize_size` the window in their middle.
 
     Returns:
         A finite `tf.data.Dataset` of `(x, y)`, float32 in 0..255 and int64.
     """
     batches = tf.data.Dataset.range(len(split)).batch(batch_size)
-    batches = batches.map(
-        _reader(split, image_shape),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = batches.map(lambda index: (index, index))
+    return _batches(split, batches, batch_size, image_shape)
 
 
-def _reader(split, image_shape):
-    """Returns a function of indices: the images there, and their labels."""
+def _batches(split, batches, batch_size, image_shape, place=None, finish=None):
+    """Turns batches of `(index, number)` into batches of images and labels.
+
+    Args:
+        split: A `Split`.
+        batches: A `tf.data.Dataset` of the examples' indices, and of numbers that
+            tell the examples of all epochs apart, both `(b,)` int64.
+        batch_size: Their size; the last may be smaller.
+        image_shape: As for `training_batches`.
+        place: number → place of the window; `None` to evaluate, in the middle.
+        finish: (images, numbers) → images; `None` to evaluate.
+    """
     labels = tf.constant(split.labels, tf.int64)
-    inputs = tf.constant(split.inputs)
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    if split.in_memory:
+        images = tf.constant(split.inputs)
 
-    def read(index):
-        found = tf.gather(inputs, index)
-        if found.dtype == tf.string:
-            found = tf.map_fn(
-                lambda path: decode(path, image_shape),
-                found,
-                fn_output_signature=tf.TensorSpec(image_shape, tf.float32),
-            )
-        return tf.cast(found, tf.float32), tf.gather(labels, index)
+        def load(index, number):
+            x = tf.cast(tf.gather(images, index), tf.float32)
+            return finish(x, number) if finish else x, tf.gather(labels, index)
 
-    return read
+        return batches.map(load, **parallel).prefetch(tf.data.AUTOTUNE)
 
+    if isinstance(split.inputs, Records):
+        fetch, contents_of = split.inputs.images, tf.identity
+    else:
+        paths = tf.constant(split.inputs)
+        fetch, contents_of = lambda index: tf.gather(paths, index), tf.io.read_file
 
-def decode(path, image_shape):
-    """Reads an image file as float32 of this shape, values whole in 0..255."""
-    height, width, channels = image_shape
-    image = tf.io.decode_image(
-        tf.io.read_file(path), channels=channels, expand_animations=False
+    def load_one(found, label, number):
+        where = place(number) if place else CENTRE
+        x = decode(contents_of(found), image_shape, split.resize_size, where)
+        return finish(x[None], number[None])[0] if finish else x, label
+
+    # Read a batch at a time, but decode and augment image by image: what one image
+    # needs stays in the processor's cache, and few images are under way at once.
+    batches = batches.map(
+        lambda index, number: (fetch(index), tf.gather(labels, index), number),
+        **parallel,
     )
-    image = tf.image.resize(image, (height, width))
-    image = tf.clip_by_value(tf.round(image), 0.0, 255.0)
-    return tf.ensure_shape(image, image_shape)
+    images = batches.unbatch().map(load_one, **parallel)
+    endless = finish is not None  # and so of one size
+    batches = images.batch(batch_size, drop_remainder=endless, **parallel)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _fold(seed, numbers):

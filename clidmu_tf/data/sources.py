@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from clidmu_tf.data.records import Records
+
 DIGITS_TEST = 500
 DIGITS_SPLIT_SEED = 0
 
@@ -15,20 +17,34 @@ class Split:
     """Labelled examples.
 
     Attributes:
-        inputs: `(n, height, width, channels)` uint8 images, or `(n,)` paths of image
-            files, which are decoded when they are read.
+        inputs: `(n, height, width, channels)` uint8 images, or `n` image files, which
+            are decoded when they are read: paths, or `Records`.
         labels: `(n,)` int64, the given labels, right or wrong.
         clean_labels: `(n,)` int64 where the truth is known, else `None`.
         ids: `(n,)` strings that name the examples.
+        resize_size: Of image files, the shorter side in pixels that they are resized
+            to before a window is cut from them; 0 where none is cut.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | Records
     labels: np.ndarray
     clean_labels: np.ndarray | None
     ids: np.ndarray
+    resize_size: int = 0
 
     def __len__(self):
         return len(self.labels)
+
+    @property
+    def in_memory(self):
+        """Whether the inputs are images, not the files they are in."""
+        return not isinstance(self.inputs, Records) and self.inputs.ndim > 1
+
+    @property
+    def paths(self):
+        """The paths of the image files, or `None` where they have none of their own."""
+        is_image_files = not isinstance(self.inputs, Records) and not self.in_memory
+        return self.inputs if is_image_files else None
 
     def take(self, indices):
         """Returns the examples at these positions."""
@@ -38,6 +54,7 @@ class Split:
             self.labels[indices],
             None if clean is None else clean[indices],
             self.ids[indices],
+            self.resize_size,
         )
 
 

@@ -1,28 +1,46 @@
 """Prepared TFDS data sets; nothing is ever downloaded."""
 
+import dataclasses
+import functools
+import os
 import re
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from clidmu_tf.data import index as indices
+from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.data.pipeline import evaluation_batches
+from clidmu_tf.data.records import Records
 from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 TEST_SPLITS = ("test", "validation")
+MEMORY = 2**30  # bytes; images that come to more stay in their files
 
 
 def from_tfds(
-    name, data_dir=None, label_key="label", clean_label_key="", image_size=0, limit=0
+    name,
+    data_dir=None,
+    label_key="label",
+    clean_label_key="",
+    image_size=0,
+    resize_size=0,
+    limit=0,
 ):
-    """Reads a prepared TFDS data set of images into memory.
+    """Reads a prepared TFDS data set of images.
+
+    Images that come to less than 1 GiB and need no window cut are held in memory;
+    others are read from the prepared files, at random places, when they are needed.
 
     Args:
-        name: Name, with config if need be: `"cifar10_n"`, `"food101/…"`.
+        name: Name, with config if need be: `"cifar10_n"`, `"webvision/mini"`.
         data_dir: TFDS's folder; `None` for its default.
         label_key: Column of the labels to train on.
         clean_label_key: Column of the true labels, or `""`.
         image_size: Side to resize to; needed where images differ in size.
+        resize_size: Shorter side of the images that a window is cut from; 0 for none.
         limit: Keep the first so many training examples; 0 for all.
 
     Raises:
@@ -30,23 +48,11 @@ def from_tfds(
     """
     builder = _prepared(name, data_dir)
     features = builder.info.features
-    image_key = next((k for k, f in features.items() if _is_image(f)), None)
-    columns = [
-        k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
-    ]
-    if image_key is None:
-        raise UserError(
-            f"--dataset={name} has no image column; it has {list(features)}."
-        )
-    for flag, key in (("label_key", label_key), ("clean_label_key", clean_label_key)):
-        if key and key not in columns:
-            raise UserError(
-                f"--{flag}={key} is no label column of {name}, which has: "
-                f"{', '.join(columns)}."
-            )
-    channels = features[image_key].shape[-1] or 3
+    image_key = _image_key(name, features)
+    columns = _label_columns(name, features, label_key, clean_label_key)
     shape = features[image_key].shape
-    shape = (image_size, image_size, channels) if image_size else shape
+    if image_size:
+        shape = (image_size, image_size, shape[-1] or 3)
     if None in shape:
         raise UserError(
             f"--dataset={name} has images of many sizes: give --image_size."
@@ -59,17 +65,50 @@ def from_tfds(
             f"--clean_label_key={clean_label_key} has other classes than "
             f"--label_key={label_key}: choose columns of the same classes."
         )
-    read = _Reader(builder, image_key, shape)
+    read = functools.partial(
+        _read, builder, image_key, columns, tuple(shape), resize_size
+    )
     try:
-        test = _test_split(builder, clean_label_key or label_key)
         train = read("train", label_key, clean_label_key, limit)
-        test = read(test, clean_label_key or label_key, clean_label_key, 0)
+        test_name = _test_split(builder, clean_label_key or label_key)
+        test = read(test_name, clean_label_key or label_key, clean_label_key, 0)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--dataset={name} cannot be read from {builder.data_path} "
             f"({str(error).splitlines()[0]}): prepare it again."
         ) from error
     return Source(name, train, test, names, tuple(shape))
+
+
+def _image_key(name, features):
+    """The first image column."""
+    keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    if not keys:
+        raise UserError(
+            f"--dataset={name} has no image column; it has {list(features)}."
+        )
+    dtype = np.dtype(features[keys[0]].np_dtype).name
+    if dtype not in ("uint8", "uint16"):
+        raise UserError(
+            f"--dataset={name} has {dtype} images, and 8 or 16 bits a channel "
+            "are needed: prepare it with such."
+        )
+    return keys[0]
+
+
+def _label_columns(name, features, label_key, clean_label_key):
+    """All columns of class labels; refuses keys that are none of them."""
+    columns = [
+        k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)
+    ]
+    for flag, key in (("label_key", label_key), ("clean_label_key", clean_label_key)):
+        if key and key not in columns:
+            others = f"no such column, only {', '.join(features)}"
+            raise UserError(
+                f"--{flag}={key} is no column of class labels of {name}, which has "
+                f"{', '.join(columns) or others}."
+            )
+    return columns
 
 
 def _test_split(builder, label_key):
@@ -91,37 +130,29 @@ def _test_split(builder, label_key):
     )
 
 
-class _Reader:
-    def __init__(self, builder, image_key, shape):
-        self.builder, self.image_key, self.shape = builder, image_key, shape
-
-    def __call__(self, split, label_key, clean_key, limit):
-        count = self.builder.info.splits[split].num_examples
-        part = f"{split}[:{limit}]" if 0 < limit < count else split
-        # With its id, TFDS hands out examples in its own, fixed order.
-        config = tfds.ReadConfig(
-            add_tfds_id=True, interleave_cycle_length=1, try_autocache=False
-        )
-        data = self.builder.as_dataset(
-            split=part, shuffle_files=False, read_config=config
-        )
-        keys = dict.fromkeys([label_key, *([clean_key] if clean_key else [])])
-
-        def pick(example):
-            image = example[self.image_key]
-            if tuple(image.shape) != tuple(self.shape):
-                image = tf.image.resize(image, self.shape[:2])
-                image = tf.cast(tf.round(image), tf.uint8)
-            found = example.get("id", example["tfds_id"])
-            return image, [example[key] for key in keys], found
-
-        data = data.map(pick, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        parts = list(data.batch(1000).prefetch(2).as_numpy_iterator())
-        images, labels, ids = (np.concatenate(p) for p in zip(*parts, strict=True))
-        columns = dict(zip(keys, labels.T.astype("int64"), strict=True))
-        clean = columns[clean_key] if clean_key else None
-        ids = np.array([i.decode() if isinstance(i, bytes) else str(i) for i in ids])
-        return Split(images, columns[label_key], clean, ids)
+def _read(builder, image_key, columns, shape, resize_size, name, label, clean, limit):
+    """Returns a split, its images in memory or as `Records`."""
+    info, features = builder.info.splits[name], builder.info.features
+    paths = [os.fspath(path) for path in info.filepaths]
+    has_id = "id" in features and isinstance(features["id"], tfds.features.Text)
+    id_key = "id" if has_id else None
+    index = indices.load(paths, info.shard_lengths, columns, id_key, name)
+    split = Split(
+        Records(paths, image_key, index.files, index.offsets, index.lengths),
+        index.labels[label].astype("int64"),
+        index.labels[clean].astype("int64") if clean else None,
+        index.ids,
+        resize_size,
+    )
+    if 0 < limit < len(split):
+        split = split.take(np.arange(limit))
+    if resize_size or len(split) * np.prod(shape) > MEMORY:
+        return split
+    images = np.empty((len(split), *shape), "uint8")
+    batches = evaluation_batches(split, batch_size=500, image_shape=shape)
+    for i, (x, _) in enumerate(batches.as_numpy_iterator()):
+        images[500 * i : 500 * (i + 1)] = x
+    return dataclasses.replace(split, inputs=images)
 
 
 def _prepared(name, data_dir):
@@ -134,12 +165,29 @@ def _prepared(name, data_dir):
         builder = tfds.core.load.read_only_builder.builder_from_files(
             name, data_dir=data_dir
         )
-        return builder
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError):
+    except tfds.core.DatasetNotFoundError:
         pass
-    if name.split("/")[0].split(":")[0] in tfds.list_builders(
-        with_community_datasets=False
-    ):
+    except Exception as error:  # of many kinds, for files that are damaged
+        raise UserError(
+            f"--dataset={name} cannot be read from {place} "
+            f"({str(error).splitlines()[0]}): prepare it again."
+        ) from error
+    else:
+        if builder.info.file_format != tfds.core.file_adapters.FileFormat.TFRECORD:
+            raise UserError(
+                f"--dataset={name} is stored as {builder.info.file_format.value}, and "
+                "tfrecord is what can be read: prepare it as that."
+            )
+        return builder
+    base = re.split("[/:]", name)[0]
+    if base in BUILDERS:
+        option = f" --data_dir={data_dir}" if data_dir else ""
+        raise UserError(
+            f"--dataset={name} is not prepared in {place}: run `python train.py "
+            f"--task=prepare --dataset={name}{option} --manual_dir=FOLDER`, FOLDER "
+            "being where you put the data that you obtained."
+        )
+    if base in tfds.list_builders(with_community_datasets=False):
         raise UserError(
             f"--dataset={name} is not prepared in {place}: run `tfds build {name}"
             f"{option}` on a machine with network access, or point --data_dir at the "
@@ -149,7 +197,3 @@ def _prepared(name, data_dir):
         f"--dataset={name} is unknown: use digits, folder, or the name of a prepared "
         "TFDS data set such as cifar10."
     )
-
-
-def _is_image(feature):
-    return isinstance(feature, tfds.features.Image)

@@ -1,0 +1,111 @@
+"""From the bytes of an image file to the pixels that the network sees.
+
+One rule for training, evaluation and the exported model. Without `resize_size` the
+whole image becomes `image_shape`, whatever its proportions were. With it a window is
+cut: what resizing the shorter side to `resize_size` and cutting `image_shape` out of
+that comes to, to within a pixel, but only the window is decoded and resized.
+
+An image of twice the size or more is first made 2, 4 or 8 times smaller, each pixel the
+mean of a block, which a JPEG decoder does on its way and saves time by. The rest of the
+way is bilinear, which would leave most pixels of a large image unseen.
+"""
+
+import tensorflow as tf
+
+CENTRE = (0.5, 0.5)
+LARGEST_REDUCTION = 3  # JPEG decoders halve up to three times
+
+
+def decode(contents, image_shape, resize_size=0, place=CENTRE):
+    """Decodes an image file, straight to the window that is asked for.
+
+    Args:
+        contents: Scalar string tensor, a JPEG, PNG, GIF or BMP file; grey, CMYK and
+            16-bit images become 8-bit ones of as many channels as are asked for.
+        image_shape: `(height, width, channels)` of the result.
+        resize_size: Shorter side of the image that the window is cut from; 0 takes
+            the whole image.
+        place: Where the window lies, down and across, each from 0 to below 1.
+
+    Returns:
+        A float32 tensor of `image_shape`, whole values in 0..255.
+    """
+    channels = image_shape[-1]
+
+    def from_jpeg():
+        full = tf.io.extract_jpeg_shape(contents)[:2]
+        halvings = _halvings(full, image_shape, resize_size)
+        window = _window(_reduced(full, halvings), image_shape, resize_size, place)
+        return tf.switch_case(
+            halvings,
+            [
+                lambda ratio=2**k: tf.io.decode_and_crop_jpeg(
+                    contents, window, channels=channels, ratio=ratio
+                )
+                for k in range(LARGEST_REDUCTION + 1)
+            ],
+        )
+
+    def from_others():
+        image = tf.io.decode_image(contents, channels, expand_animations=False)
+        return tf.cast(tf.round(_cut(image, image_shape, resize_size, place)), tf.uint8)
+
+    image = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_others)
+    image = tf.round(tf.image.resize(image, image_shape[:2]))
+    return tf.ensure_shape(image, image_shape)
+
+
+def fit(images, image_shape, resize_size=0):
+    """Brings decoded images to size by the rule of `decode`, the window in the middle.
+
+    Args:
+        images: `(n, h, w, channels)`, of any one size.
+        image_shape: `(height, width, channels)` of the result.
+        resize_size: Shorter side of the images that the window is cut from, or 0.
+
+    Returns:
+        A float32 tensor `(n, height, width, channels)`, whole values in 0..255.
+    """
+    images = tf.round(_cut(images, image_shape, resize_size, CENTRE))
+    return tf.round(tf.image.resize(images, image_shape[:2]))
+
+
+def _cut(images, image_shape, resize_size, place):
+    """The window of `images`, `(…, h, w, c)`, reduced but not yet to size."""
+    full = tf.shape(images)[-3:-1]
+    halvings = _halvings(full, image_shape, resize_size)
+    size = _reduced(full, halvings)
+    height, width = tf.unstack(tf.bitwise.left_shift(size, halvings))
+    images = tf.cond(
+        halvings > 0,
+        lambda: tf.image.resize(images[..., :height, :width, :], size, method="area"),
+        lambda: tf.cast(images, tf.float32),
+    )
+    window = _window(size, image_shape, resize_size, place)
+    top, left, height, width = tf.unstack(window)
+    return images[..., top : top + height, left : left + width, :]
+
+
+def _halvings(full, image_shape, resize_size):
+    """How often an image may be halved without falling short of what is asked for."""
+    wanted = resize_size or image_shape[:2]
+    times = tf.reduce_min(full // wanted)
+    steps = [2 ** (k + 1) for k in range(LARGEST_REDUCTION)]
+    return tf.reduce_sum(tf.cast(times >= steps, tf.int32))
+
+
+def _reduced(full, halvings):
+    """The image's size in whole blocks; what is left at the end belongs to none."""
+    return tf.bitwise.right_shift(full, halvings)
+
+
+def _window(size, image_shape, resize_size, place):
+    """Top, left, height and width of the window in an image of this size."""
+    if not resize_size:
+        return tf.concat([[0, 0], size], axis=0)
+    scale = tf.cast(tf.reduce_min(size), tf.float32) / resize_size
+    extent = tf.round(scale * tf.constant(image_shape[:2], tf.float32))
+    extent = tf.clip_by_value(tf.cast(extent, tf.int32), 1, size)
+    room = tf.cast(size - extent + 1, tf.float32)
+    corner = tf.cast(tf.floor(room * place), tf.int32)
+    return tf.concat([corner, extent], axis=0)

@@ -74,9 +74,9 @@ def ends_in_softmax(classifier):
 def head_of(classifier):
     """Returns the classifier's last Dense layer."""
     layer, inputs = _producer(classifier.outputs[0])
-    if isinstance(layer, keras.Model):
-        return head_of(layer)
-    return layer if isinstance(layer, keras.layers.Dense) else _producer(inputs[0])[0]
+    if _is_softmax_layer(layer):
+        layer, _ = _producer(inputs[0])
+    return head_of(layer) if isinstance(layer, keras.Model) else layer
 
 
 def virtual_variables(classifier, scope):
@@ -127,11 +127,11 @@ def _leaves(model):
 
 def _trace(model):
     layer, inputs = _producer(model.outputs[0])
+    if _is_softmax_layer(layer):
+        layer, inputs = _producer(inputs[0])
     if isinstance(layer, keras.Model):
         inner = keras.Model(_inputs(layer), _trace(layer))
         return inner(inputs if len(inputs) > 1 else inputs[0])
-    if _is_softmax_layer(layer):
-        layer, inputs = _producer(inputs[0])
     if not isinstance(layer, keras.layers.Dense):
         raise ValueError(
             "classifier must end in a Dense layer, with or without a softmax; "

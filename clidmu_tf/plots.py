@@ -135,7 +135,8 @@ def weight_curve(weight_net, num_classes, path, format="png"):
 
 
 def _save(figure, path, format="png"):
-    # Without a date, so that the same run draws the same file.
+    # Without a date and random names, so that the same run draws the same file.
     metadata = {"Date": None} if format == "svg" else None
-    figure.savefig(path, dpi=120, format=format, metadata=metadata)
+    with matplotlib.rc_context({"svg.hashsalt": "clidmu_tf"}):
+        figure.savefig(path, dpi=120, format=format, metadata=metadata)
     plt.close(figure)

@@ -1,0 +1,202 @@
+"""Finding wrong labels: CLID-MU's audit beside loss ranking and cleanlab.
+
+    python -m benchmarks.audit                     digits under three noises
+    python -m benchmarks.audit --data_dir=…        and 10,000 images of CIFAR-10N, worst
+
+Needs `pip install "cleanlab>=2.9,<2.10"`, which the package itself does not. In each
+row all ways see the same labels, and all but the SVM train the same network with the
+same settings for as many epochs:
+
+- CLID-MU audit: `clidmu.audit` of the network that was trained on these labels.
+- loss ranking: the cross-entropy of each label after plain training on all of them.
+- cleanlab, network: cleanlab's label quality and label issues, with its defaults, of
+  5-fold out-of-fold probabilities of that network, trained by cross-entropy.
+- cleanlab, SVM: the same of scikit-learn's SVC (on digits alone).
+
+AUROC and average precision rank the labels by quality; F1 is of the labels flagged by
+each way's default threshold. Truth is used to report, and nothing is chosen on it.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import keras
+import numpy as np
+import pandas as pd
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+from sklearn import metrics
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.svm import SVC
+
+from benchmarks import report
+from benchmarks.accuracy import NOISES
+from clidmu_tf import SnapshotEnsemble, audit, experiment
+from clidmu_tf.config import Config
+
+FOLDS = 5
+DATA = {f"digits, {name}": noise for name, noise in NOISES.items()}
+CIFAR = {
+    "dataset": "cifar10_n",
+    "label_key": "worse_label",
+    "clean_label_key": "label",
+    "train_examples": 10_000,
+    "backbone": "small_cnn",
+    "augment": "flip,crop",
+    "epochs": 40,
+    "meta_learning_rate": 1e-4,
+    "warmup_epochs": 8,
+}
+
+
+def measure(name, settings, seed):
+    """Runs every way on one data set; returns a row for each."""
+    config = Config(**settings, seed=seed)
+    source = experiment.noisy_source(config)
+    is_wrong = source.train.labels != source.train.clean_labels
+    rows = []
+    for way, find in WAYS.items():
+        if way == "cleanlab, SVM" and config.dataset != "digits":
+            continue
+        quality, flagged = find(config, source)
+        rows.append(
+            {
+                "data": name,
+                "wrong": is_wrong.mean(),
+                "way": way,
+                "seed": seed,
+                **scores(is_wrong, quality, flagged),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def scores(is_wrong, quality, flagged):
+    return {
+        "AUROC": metrics.roc_auc_score(is_wrong, -quality),
+        "average precision": metrics.average_precision_score(is_wrong, -quality),
+        "F1": metrics.f1_score(is_wrong, flagged) if flagged is not None else np.nan,
+    }
+
+
+def clid_mu_audit(config, source):
+    inputs = experiment.snapshot_inputs(config, source)
+    snapshots = SnapshotEnsemble(inputs, k=config.snapshots)
+    model = train(config, source, [snapshots])
+    issues = audit(model, *in_memory(source.train), snapshots=snapshots)
+    return issues.label_quality.to_numpy(), issues.is_label_issue.to_numpy()
+
+
+def loss_ranking(config, source):
+    model = train(config.replace(method="cross_entropy"), source)
+    x, y = in_memory(source.train)
+    return probabilities(model, x)[np.arange(len(y)), y], None
+
+
+def cleanlab_network(config, source):
+    found = np.zeros((len(source.train), len(source.class_names)))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=config.seed)
+    for rest, fold in folds.split(found, source.train.labels):
+        part = dataclasses.replace(source, train=source.train.take(rest))
+        model = train(config.replace(method="cross_entropy"), part)
+        found[fold] = probabilities(model, in_memory(source.train.take(fold))[0])
+    return cleanlab_finds(source.train.labels, found)
+
+
+def cleanlab_svm(config, source):
+    x, y = in_memory(source.train)
+    svm = SVC(probability=True, random_state=config.seed)
+    found = cross_val_predict(
+        svm, x.reshape(len(x), -1) / 255, y, cv=FOLDS, method="predict_proba"
+    )
+    return cleanlab_finds(y, found)
+
+
+def cleanlab_finds(labels, found):
+    flagged = find_label_issues(labels, found)
+    return get_label_quality_scores(labels, found), flagged
+
+
+def train(config, source, callbacks=()):
+    """Trains the Config's network on a source's training labels."""
+    steps = experiment.steps_per_epoch(config, source)
+    keras.utils.set_random_seed(config.seed)
+    model = experiment.build_model(config, source, steps)
+    model.fit(
+        experiment.batches(config, source, None, 0, config.batch_size),
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+    )
+    return model
+
+
+def probabilities(model, x):
+    logits = model.classifier.predict(x, batch_size=500, verbose=0)
+    return np.asarray(keras.ops.softmax(logits.astype("float64")))
+
+
+def in_memory(split):
+    return np.asarray(split.inputs, "float32"), split.labels
+
+
+WAYS = {
+    "CLID-MU audit": clid_mu_audit,
+    "loss ranking": loss_ranking,
+    "cleanlab, network": cleanlab_network,
+    "cleanlab, SVM": cleanlab_svm,
+}
+
+
+def summary(rows):
+    """Mean ± standard deviation over the seeds, one row a way and data set."""
+    grouped = pd.DataFrame(rows).groupby(["data", "way"], sort=False)
+    table = grouped[["AUROC", "average precision", "F1"]].agg(mean_and_deviation)
+    table.insert(0, "wrong labels", grouped["wrong"].mean().map("{:.1%}".format))
+    return table.reset_index()
+
+
+def mean_and_deviation(values):
+    if values.isna().all():
+        return "–"
+    deviation = values.std() if len(values) > 1 else 0.0
+    return f"{values.mean():.3f} ± {deviation:.3f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", default="", help="TFDS's folder, for CIFAR-10N")
+    parser.add_argument("--only", default="", help="data whose name holds this")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=0, help="0: as configured")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    data = dict(DATA)
+    if arguments.data_dir:
+        data["CIFAR-10N worst, 10,000"] = {**CIFAR, "data_dir": arguments.data_dir}
+    changes = {"epochs": arguments.epochs} if arguments.epochs else {}
+    jobs = [
+        (name, {**settings, **changes}, seed)
+        for name, settings in data.items()
+        for seed in range(arguments.seeds)
+        if arguments.only in name
+    ]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(arguments.workers, context) as pool:
+        found = pool.map(measure, *zip(*jobs, strict=True))
+        rows = [row for rows in found for row in rows]
+    report.write("audit", summary(rows))
+
+
+if __name__ == "__main__":
+    main()

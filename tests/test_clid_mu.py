@@ -9,7 +9,7 @@ import clidmu_tf as clidmu
 from clidmu_tf import backbones
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.features import virtual_variables
-from clidmu_tf.methods.clid_mu import update_classes
+from clidmu_tf.methods.weighting import update_classes
 
 layers = keras.layers
 
@@ -107,7 +107,7 @@ def test_class_balance_gives_each_given_class_its_share():
     model.class_mean.assign([0.1, 0.5, 0.9])
     batch = {"targets": tf.one_hot(y, 3), "sample_weight": tf.ones(60)}
     raw = tf.gather([0.1, 0.5, 0.9], y)
-    balanced = model._balanced(raw, batch["targets"], model._classes())
+    balanced = model.weighting.balanced(raw, batch["targets"], model._classes())
     np.testing.assert_allclose(balanced, np.ones(60), rtol=1e-6)
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import replica
 from clidmu_tf.meta_gradient import local_forward, meta_step, real_gradient
-from clidmu_tf.methods.clid_mu import update_classes
+from clidmu_tf.methods.weighting import update_classes
 
 HERE = pathlib.Path(__file__).parent
 BASE = {
@@ -119,7 +119,7 @@ def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):
 def take_the_mean(model, x, y, velocity, meta_velocity):
     halves = [(tf.constant(x[i : i + 4]), y[i : i + 4]) for i in (0, 4)]
     batches = [model.gather_batch(tf.constant(labels), None) for _, labels in halves]
-    losses = [model._training_loss(batch, model._classes()) for batch in batches]
+    losses = [model.weighting.loss(batch, model._classes()) for batch in batches]
     theta, phi, state = model.theta(), model.phi(), model.state()
     results = [
         meta_step(
@@ -152,7 +152,7 @@ def take_the_mean(model, x, y, velocity, meta_velocity):
     classes = [
         update_classes(
             model._classes(),
-            model._raw_weights(phi, outputs.features, outputs.logits, batch),
+            model.weighting.raw_weights(phi, outputs.features, outputs.logits, batch),
             batch["targets"],
             "meta",
         )

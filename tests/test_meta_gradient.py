@@ -48,7 +48,7 @@ def golden_step(prefix, dtype, mode, forward=local_forward):
     meta_y = None
     if prefix == "wnet_ce":
         meta_y = tf.one_hot(GOLDEN["wnet_ce_meta_y"], 4, dtype=dtype)
-    loss = model._training_loss(batch, model._classes())
+    loss = model.weighting.loss(batch, model._classes())
     moved = []
 
     def watched(theta, state, x):
@@ -70,7 +70,9 @@ def golden_step(prefix, dtype, mode, forward=local_forward):
             learning_rate=tf.constant(GOLDEN[f"{prefix}_virtual_lr"], dtype),
         )
         here, meta_loss, meta_gradient = results[2], results[3], results[4]
-        weights = model._raw_weights(model.phi(), here.features, here.logits, batch)
+        weights = model.weighting.raw_weights(
+            model.phi(), here.features, here.logits, batch
+        )
         value = loss(model.phi(), here.features, here.logits, True)
         return meta_loss, meta_gradient, [t * 1 for t in moved[1]], weights, value
 
@@ -119,7 +121,7 @@ def test_the_distributed_pieces_give_the_same_gradient(prefix, jit_compile):
     def step():
         return meta_step(
             forward(model.apply_classifier),
-            model._training_loss(batch, model._classes()),
+            model.weighting.loss(batch, model._classes()),
             model._meta_objective(None),
             lambda gradient: model.phi(),
             theta=model.theta(),
@@ -177,7 +179,7 @@ def conv_problem(weight_net, class_balance=True, prior_penalty=1.0):
     }
     classes = [tf.cast(value, "float64") for value in model._classes()]
     x, meta_x = (tf.constant(generator.normal(size=(8, 6, 6, 2))) for _ in range(2))
-    return model, model._training_loss(batch, classes), x, meta_x
+    return model, model.weighting.loss(batch, classes), x, meta_x
 
 
 def clid_with_fixed_graphs(features, logits):

@@ -9,7 +9,7 @@ from clidmu_tf.distributed import mean_over_replicas
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.features import virtual_variables
 from clidmu_tf.labels import check_labels, to_targets
-from clidmu_tf.losses import clid, cross_entropy, mean_absolute_error, prior_penalty
+from clidmu_tf.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.meta_gradient import meta_step, real_gradient
 from clidmu_tf.methods.base import (
     REFERENCE_TEMPERATURE,
@@ -17,11 +17,11 @@ from clidmu_tf.methods.base import (
     at_least_float32,
 )
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
+from clidmu_tf.methods.weighting import Weighting, update_classes
 from clidmu_tf.metrics import check_temperature
 
 META_OBJECTIVES = ("clid", "cross_entropy", "mae")
 VIRTUAL_SCOPES = ("all", "last_block", "head")
-CLASS_MOMENTUM = 0.9
 COLLAPSED_WEIGHT = 1e-6
 
 
@@ -109,6 +109,7 @@ class CLIDMU(NoisyLabelModel):
         self.meta_interval = meta_interval
         self.virtual_scope = virtual_scope
         self.seed = seed
+        self.weighting = Weighting(self.weight_net, class_balance, prior_penalty)
         self.draws = keras.random.SeedGenerator(seed)
         self.build_if_ready()
 
@@ -235,7 +236,7 @@ class CLIDMU(NoisyLabelModel):
         forward = self.forward()
 
         def step(theta, phi, state, x, batch, meta_x, meta_y, classes, learning_rate):
-            loss = self._training_loss(batch, classes)
+            loss = self.weighting.loss(batch, classes)
             meta_loss, meta_gradient = tf.constant(0.0), []
             if kind == "meta":
                 gradient, state, here, meta_loss, meta_gradient, phi = meta_step(
@@ -257,7 +258,9 @@ class CLIDMU(NoisyLabelModel):
                 if kind == "warmup":
                     loss = mean_cross_entropy(batch)
                 gradient = real_gradient(loss, phi, here)
-            weights = self._raw_weights(phi, here.features, here.logits, batch)
+            weights = self.weighting.raw_weights(
+                phi, here.features, here.logits, batch
+            )
             logs = {
                 "loss": loss(phi, here.features, here.logits, virtual=False),
                 "clid": clid(here.features, here.logits, REFERENCE_TEMPERATURE),
@@ -284,53 +287,6 @@ class CLIDMU(NoisyLabelModel):
         )
         return self.phi()
 
-    def _training_loss(self, batch, classes):
-        """L_w: the weighted (WNet) or masked (VRI) cross-entropy, and the penalty."""
-        prior = classes[1] / tf.reduce_sum(classes[1])
-        is_vri = isinstance(self.weight_net, weight_nets.VRI)
-
-        def training_loss(phi, features, logits, virtual):
-            loss = (self._masked_loss if is_vri else self._weighted_loss)(
-                phi, features, logits, batch, classes, virtual
-            )
-            if self.prior_penalty:
-                loss += self.prior_penalty * prior_penalty(logits, prior)
-            return loss
-
-        return training_loss
-
-    def _weighted_loss(self, phi, features, logits, batch, classes, virtual):
-        losses = cross_entropy(logits, batch["targets"])
-        weights = self._raw_weights(phi, features, logits, batch)
-        weights = self._balanced(weights, batch["targets"], classes)
-        weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
-        return tf.reduce_sum(weights * losses * batch["sample_weight"])
-
-    def _balanced(self, weights, targets, classes):
-        if not self.class_balance or isinstance(self.weight_net, weight_nets.VRI):
-            return weights
-        return weights / tf.linalg.matvec(targets, classes[0])
-
-    def _masked_loss(self, phi, features, logits, batch, classes, virtual):
-        noise = batch["noise"][0 if virtual else 1]
-        mask, kl = self._apply_weight_net(phi, features, batch["targets"], noise)
-        losses = cross_entropy(mask * logits, batch["targets"])
-        loss = tf.reduce_mean(losses * batch["sample_weight"])
-        return loss + self.weight_net.kl_weight * kl if virtual else loss
-
-    def _raw_weights(self, phi, features, logits, batch):
-        """One weight in (0, 1) an example: WNet's, or VRI's mask at the label."""
-        if isinstance(self.weight_net, weight_nets.VRI):
-            no_noise = tf.zeros_like(batch["targets"])
-            mask, _ = self._apply_weight_net(phi, features, batch["targets"], no_noise)
-            return tf.reduce_sum(mask * batch["targets"], axis=-1)
-        losses = cross_entropy(logits, batch["targets"])
-        return self._apply_weight_net(phi, tf.stop_gradient(losses))
-
-    def _apply_weight_net(self, phi, *inputs):
-        fixed = [v.value for v in self.weight_net.non_trainable_variables]
-        return self.weight_net.stateless_call(phi, fixed, *inputs)[0]
-
     def _meta_objective(self, targets):
         if self.meta_objective == "clid":
             return lambda features, logits: clid(features, logits, self.temperature)
@@ -339,7 +295,7 @@ class CLIDMU(NoisyLabelModel):
         return lambda features, logits: tf.reduce_mean(loss(logits, targets))
 
     def _draw_noise(self, targets):
-        if not isinstance(self.weight_net, weight_nets.VRI):
+        if not self.weighting.masks:
             return None
         shape = tf.concat([[2], tf.shape(targets)], axis=0)
         seed = tf.cast(self.draws.next(), "int32")
@@ -385,8 +341,8 @@ class CLIDMU(NoisyLabelModel):
         """The weight of each label of a batch, `(n,)`, on no particular scale."""
         features, logits = map(at_least_float32, self._inside()(x, training=False))
         batch = {"targets": to_targets(y, self.num_classes)}
-        weights = self._raw_weights(self.phi(), features, logits, batch)
-        return self._balanced(weights, batch["targets"], self._classes())
+        weights = self.weighting.raw_weights(self.phi(), features, logits, batch)
+        return self.weighting.balanced(weights, batch["targets"], self._classes())
 
     def get_config(self):
         names = (
@@ -404,28 +360,6 @@ class CLIDMU(NoisyLabelModel):
             "weight_net": keras.saving.serialize_keras_object(self.weight_net),
             **{name: getattr(self, name) for name in names},
         }
-
-
-def update_classes(classes, weights, targets, kind):
-    """Moves each class's mean weight, and counts how often each class was given.
-
-    Args:
-        classes: The mean weight and the count of each class, `(num_classes,)` each.
-        weights: `(n,)`, the weights of the real pass.
-        targets: `(n, num_classes)`, the given labels.
-        kind: The kind of step; a warm-up has no weights, and only counts.
-
-    Returns:
-        The new mean weights and counts.
-    """
-    mean, count = classes
-    given = tf.reduce_sum(targets, axis=0)
-    if kind != "warmup":
-        present = tf.linalg.matvec(targets, weights, transpose_a=True)
-        batch_mean = tf.math.divide_no_nan(present, given)
-        moved = CLASS_MOMENTUM * mean + (1 - CLASS_MOMENTUM) * batch_mean
-        mean = tf.where(given > 0, moved, mean)
-    return [mean, count + given]
 
 
 def _has_labels(meta_data):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import check_labels, to_targets
+from clidmu_tf.losses import cross_entropy
 from clidmu_tf.methods.base import at_least_float32
 
 # Where another class is likelier than the given one.
@@ -49,7 +50,10 @@ def audit(
         - `given_label`: class index.
         - `suggested_label`: the likeliest class (cleanlab's `predicted_label`).
         - `label_quality`: in [0, 1], the lower the more suspect.
-        - `weight`: how far a `CLIDMU` trusted the label, mean one; NaN of others.
+        - `loss`: cross-entropy of the given label under the model as it is.
+        - `weight`: how far a `CLIDMU` trusts the label, mean one; NaN of others. Of
+          `WNet`, which sees nothing but `loss`, it is `weight_net(loss)` over the
+          mean of the given class.
         - `is_label_issue`: whether `label_quality` is below one half.
 
     Raises:
@@ -83,7 +87,7 @@ def audit(
         scores = score(inputs, labels)
         parts.append([labels.numpy(), *(part.numpy() for part in scores)])
         bar.update(len(parts), finalize=False)
-    labels, given, suggested, quality, weights = map(
+    labels, given, suggested, quality, losses, weights = map(
         np.concatenate, zip(*parts, strict=True)
     )
     check_labels(labels, num_classes)
@@ -93,6 +97,7 @@ def audit(
         "given_label": given,
         "suggested_label": suggested,
         "label_quality": quality,
+        "loss": losses,
         "weight": weights / max(weights.mean(), np.finfo("float32").tiny),
         "is_label_issue": quality < THRESHOLD,
     }
@@ -116,6 +121,7 @@ def _scorer(model, snapshots):
     classifier = getattr(model, "classifier", model)
     members = [classifier] if snapshots is None else snapshots.members()
     insides = [features_and_logits(member) for member in members]
+    now = insides[0] if snapshots is None else features_and_logits(classifier)
     num_classes = insides[0].outputs[1].shape[-1]
     has_weights = hasattr(model, "weigh")
 
@@ -128,8 +134,9 @@ def _scorer(model, snapshots):
         own = tf.reduce_max(tf.where(is_given, probabilities, 0.0), axis=-1)
         other = tf.reduce_max(tf.where(is_given, 0.0, probabilities), axis=-1)
         suggested = tf.where(own >= other, given, tf.argmax(probabilities, axis=-1))
+        losses = cross_entropy(at_least_float32(now(x, training=False)[1]), targets)
         weights = model.weigh(x, y) if has_weights else tf.fill(tf.shape(own), np.nan)
-        return given, suggested, own / (own + other), weights
+        return given, suggested, own / (own + other), losses, weights
 
     return tf.function(score, reduce_retracing=True), num_classes
 

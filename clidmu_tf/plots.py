@@ -109,28 +109,29 @@ def trials(table, names, objective, path):
     _save(figure, path)
 
 
-def weight_curve(weight_net, num_classes, path, format="png"):
-    """Draws the weight that a WNet learnt to give to each loss.
+def weight_curve(weight_net, losses, path, format="png"):
+    """Draws the weight that a WNet learnt to give to each loss, and who has it.
 
     Args:
         weight_net: A trained `WNet`.
-        num_classes: Number of classes; marks the loss of a blind guess.
+        losses: `(n,)` cross-entropies of the labels, what the weight net sees.
         path: File to write.
         format: `"png"` or `"svg"`.
     """
-    guess = np.log(num_classes)
-    losses = np.linspace(0, 3 * guess, 200, dtype="float32")
-    figure, axis = plt.subplots(figsize=PANEL, layout="constrained")
-    axis.plot(losses, np.asarray(weight_net(losses)))
-    axis.axvline(guess, color="gray", linestyle=":", label="a blind guess")
-    axis.set(
-        title="The learned weight of a loss",
-        xlabel="cross-entropy of the given label",
-        ylabel="weight before scaling",
+    most = max(np.quantile(losses, 0.999), 1e-3)
+    shown = np.linspace(0, most, 200, dtype="float32")
+    figure, (axis, below) = plt.subplots(
+        *(2, 1),
+        sharex=True,
+        height_ratios=[3, 1],
+        figsize=PANEL,
+        layout="constrained",
     )
-    axis.set_ylim(bottom=0)
+    axis.plot(shown, np.asarray(weight_net(shown)))
+    axis.set(title="The learned weight of a loss", ylabel="weight", ylim=(0, None))
     axis.grid(alpha=0.3)
-    axis.legend()
+    below.hist(np.minimum(losses, most), 40, range=(0, most), color="gray", alpha=0.6)
+    below.set(xlabel="loss of the given label (cross-entropy)", ylabel="labels")
     _save(figure, path, format)
 
 

@@ -18,7 +18,13 @@ CLASSES = 20
 CONFUSIONS = 10
 TABLE_ROWS = 100
 
-CHART_PANELS = [p for p in plots.PANELS if p[0] in ("Accuracy", "CLID")]
+# Of the panels of curves.png, those shown, each with what to read from it.
+PANELS = {
+    "Accuracy": "A network that is not misled by wrong labels does not reproduce "
+    "them, so that its accuracy on the given labels stays low.",
+    "CLID": "How far features and predictions disagree, measured without a label: "
+    "within one run, the lower the better.",
+}
 
 
 def render(
@@ -37,7 +43,8 @@ def render(
         images: Takes positions `(k,)` and returns the images there, `(k, height,
             width, 1 or 3)` with values in 0..255; `None` shows no pictures.
         rows: The run's metrics, one dict an epoch with `epoch`; draws its curves.
-        weight_net: The run's weight net; of a `WNet` the learned curve is drawn.
+        weight_net: The run's weight net, trained; of a `WNet` the learned curve is
+            drawn over the losses of `issues`.
 
     Returns:
         The page, a string.
@@ -74,7 +81,7 @@ def render(
         matrix=_matrix(issues, names),
         confusions=_confusions(issues, names),
         suspects=_suspects(issues, names, images),
-        charts=_charts(issues, names, list(rows), weight_net),
+        charts=_charts(issues, list(rows), weight_net),
     )
 
 
@@ -125,7 +132,7 @@ def _suspects(issues, names, images):
             "name": str(row[name]) if name else f"index {index}",
             "given": names[row["given_label"]],
             "suggested": names[row["suggested_label"]],
-            "quality": row["label_quality"],
+            "quality": _quality(row["label_quality"]),
             "picture": None,
         }
         for index, row in worst.iterrows()
@@ -153,7 +160,7 @@ def thumbnail(image):
     return {"uri": _data_uri("image/png", encoded), "is_small": scale == 1}
 
 
-def _charts(issues, names, rows, weight_net):
+def _charts(issues, rows, weight_net):
     """The charts that the run has the numbers for, each with what it says."""
     charts = []
     if issues.weight.notna().all():
@@ -161,6 +168,7 @@ def _charts(issues, names, rows, weight_net):
         values = issues.weight.to_numpy()
         charts.append(
             _chart(
+                "How much each label counts in training; 1 is the mean.",
                 f"Histogram of the label weights: mean {_mean(values[~flagged])} where "
                 f"the label is trusted, {_mean(values[flagged])} where it is not.",
                 plots.weights,
@@ -170,27 +178,43 @@ def _charts(issues, names, rows, weight_net):
             )
         )
     if isinstance(weight_net, WNet):
+        losses = issues.loss.to_numpy()
+        ends = np.quantile(losses, [0.1, 0.9]).astype("float32")
+        low, high = np.asarray(weight_net(ends))
         charts.append(
             _chart(
-                "The weight that the weight net learnt to give to each loss.",
+                "The weight that a label was learnt to get for its loss, before each "
+                "class is brought to its share of the total; below, how many labels "
+                "have that loss.",
+                f"The learned weight: {low:.2g} at a loss of {ends[0]:.2g}, {high:.2g} "
+                f"at {ends[1]:.2g}.",
                 plots.weight_curve,
                 weight_net,
-                len(names),
+                losses,
             )
         )
-    for panel in CHART_PANELS:
-        shown = [name for name in panel[1] if rows and name in rows[0]]
-        if shown:
-            last = ", ".join(f"{panel[1][n]} {rows[-1][n]:.3f}" for n in shown)
-            alt = f"{panel[0]} over {len(rows)} epochs; in the last: {last}."
-            charts.append(_chart(alt, plots.curves, rows, panels=[panel]))
+    for panel in plots.PANELS:
+        title, names = panel
+        shown = [name for name in names if rows and name in rows[0]]
+        if title in PANELS and shown:
+            last = ", ".join(f"{names[n]} {rows[-1][n]:.3f}" for n in shown)
+            alt = f"{title} over {len(rows)} epochs; in the last: {last}."
+            charts.append(
+                _chart(PANELS[title], alt, plots.curves, rows, panels=[panel])
+            )
     return charts
 
 
-def _chart(alt, draw, *args, **kwargs):
+def _chart(caption, alt, draw, *args, **kwargs):
     file = io.BytesIO()
     draw(*args, path=file, format="svg", **kwargs)
-    return {"alt": alt, "uri": _data_uri("image/svg+xml", file.getvalue())}
+    uri = _data_uri("image/svg+xml", file.getvalue())
+    return {"caption": caption, "alt": alt, "uri": uri}
+
+
+def _quality(value):
+    """To three digits: what is below them is equally suspect to a reader."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
 def _mean(values):

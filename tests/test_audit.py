@@ -30,6 +30,7 @@ def test_columns_are_what_they_say():
             "given_label": [0, 1, 2],
             "suggested_label": [0, 0, 0],
             "label_quality": [0.7 / 0.9, 0.2 / 0.9, 0.25 / 0.75],
+            "loss": -np.log([0.7, 0.2, 0.25]),
             "weight": [np.nan] * 3,
             "is_label_issue": [False, True, True],
         },
@@ -88,7 +89,27 @@ def test_snapshots_are_averaged_and_weights_are_the_models():
     )
     np.testing.assert_allclose(found.weight, model.label_weights(x, y), rtol=1e-5)
     alone = clidmu.audit(model, x, y)
+    np.testing.assert_allclose(found.loss, alone.loss, rtol=1e-5)
     assert not np.allclose(alone.label_quality, found.label_quality)
+
+
+@pytest.mark.parametrize("class_balance", [False, True])
+def test_weight_is_what_the_trained_weight_net_gives_the_loss(class_balance):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)).astype("float32"), np.arange(60) % 3
+    model = clidmu.CLIDMU(
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]),
+        class_balance=class_balance,
+    )
+    model.compile(keras.optimizers.SGD(0.5), keras.optimizers.Adam(0.1))
+    untrained = model.weight_net(np.ones(1)).numpy()
+    model.fit(x, y, epochs=3, batch_size=20, verbose=0)
+    assert abs(model.weight_net(np.ones(1)).numpy() - untrained) > 0.05
+    found = clidmu.audit(model, x, y)
+    weights = model.weight_net(found.loss.to_numpy()).numpy()
+    if class_balance:
+        weights = weights / model.class_mean.numpy()[y]
+    np.testing.assert_allclose(found.weight, weights / weights.mean(), rtol=1e-4)
 
 
 def test_table_joins_with_cleanlabs_by_index():

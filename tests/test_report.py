@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from clidmu_tf import WNet, config, report, run
+from clidmu_tf import WNet, config, plots, report, run
 from clidmu_tf.config import Config
 from clidmu_tf.workdir import Workdir
 
@@ -33,6 +33,7 @@ def issues_of(given, suggested, **columns):
             "given_label": given,
             "suggested_label": suggested,
             "label_quality": quality,
+            "loss": -np.log(quality),
             "weight": np.ones(len(given)),
             "is_label_issue": np.not_equal(given, suggested),
             **columns,
@@ -92,6 +93,20 @@ def test_suspects_are_the_worst_by_quality_under_their_own_name():
     found = report.render(table.iloc[::-1], ["no", "yes"])
     shown = re.findall(r"photo-\d{3}", found)
     assert shown == [f"photo-{i:03d}" for i in range(report.SUSPECTS)]
+
+
+def test_curve_is_the_weight_nets_over_the_losses_that_labels_have(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, *_: drawn.append(figure))
+    weight_net = WNet()
+    weight_net.build()
+    losses = np.random.default_rng(0).uniform(0, 12, 5000)
+    plots.weight_curve(weight_net, losses, None)
+    axis, below = drawn[0].axes
+    shown, weights = axis.lines[0].get_data()
+    assert shown[0] == 0 and shown[-1] == pytest.approx(12, rel=0.01)
+    np.testing.assert_allclose(weights, weight_net(shown), rtol=1e-5)
+    assert sum(bar.get_height() for bar in below.patches) == 5000
 
 
 def test_every_name_is_escaped(page):
@@ -215,8 +230,8 @@ def finished(tmp_path_factory):
 def test_run_leaves_table_and_page_of_its_own_labels(finished):
     table = pd.read_csv(finished.label_issues, index_col="index")
     assert list(table.columns) == [
-        *("id", "path", "given_label", "suggested_label", "label_quality", "weight"),
-        *("is_label_issue", "given_class", "suggested_class"),
+        *("id", "path", "given_label", "suggested_label", "label_quality", "loss"),
+        *("weight", "is_label_issue", "given_class", "suggested_class"),
     ]
     assert table.index.tolist() == list(range(54))
     for row in table.itertuples():

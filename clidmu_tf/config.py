@@ -45,6 +45,10 @@ class Config:
     clean_label_key: str = setting(
         "", "Column of the true labels, to report against; empty if unknown."
     )
+    train_split: str = setting("train", "Split of a TFDS data set to train on.")
+    test_split: str = setting(
+        "", "Split of a TFDS data set to report on; empty: test, or else validation."
+    )
     image_size: int = setting(
         0, "Side of the images that the network sees; 0: as they are.", least=0
     )

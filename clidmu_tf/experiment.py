@@ -28,6 +28,8 @@ def load_source(config):
         data_dir=config.data_dir or None,
         label_key=config.label_key,
         clean_label_key=config.clean_label_key,
+        train_split=config.train_split,
+        test_split=config.test_split,
         image_size=config.image_size,
         resize_size=config.resize_size,
         holdout=config.holdout,

@@ -217,7 +217,7 @@ def audit_task(config):
 
 
 def settings_of(workdir, config):
-    """The settings of a run, but for what may have moved since."""
+    """The settings of a run, but for where the data are now, and which are tested."""
     trained = workdir.read_config()
     if trained.task == "tune":
         raise UserError(
@@ -225,7 +225,8 @@ def settings_of(workdir, config):
             f"{workdir.trials}."
         )
     data_dir = config.data_dir or trained.data_dir
-    return trained.replace(data_dir=data_dir, init_weights="")
+    test_split = config.test_split or trained.test_split
+    return trained.replace(data_dir=data_dir, test_split=test_split, init_weights="")
 
 
 def tune(config):

@@ -2,7 +2,6 @@
 
 import os
 
-import keras
 import keras_tuner
 import pandas as pd
 
@@ -76,8 +75,10 @@ def batch_sizes(size, examples):
 
 def settings(hyperparameters):
     """Returns a trial's settings, without those that Hyperband keeps its books by."""
-    values = hyperparameters.values.items()
-    return {name: value for name, value in values if not name.startswith("tuner/")}
+    names = [name for name in hyperparameters.values if not name.startswith("tuner/")]
+    # What comes from a chief is ordered by type.
+    names.sort(key=lambda name: ([*SEARCHABLE, name].index(name), name))
+    return {name: hyperparameters.values[name] for name in names}
 
 
 def epochs_of(hyperparameters, most):
@@ -141,7 +142,6 @@ class Search(keras_tuner.Tuner):
             raise error.__cause__ from None
 
     def run_trial(self, trial):
-        keras.backend.clear_session()
         name, number = self.oracle.objective.name, int(trial.trial_id)
         try:
             score = self.run(number, trial.hyperparameters)[name]

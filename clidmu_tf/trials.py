@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 
+import keras
+
 from clidmu_tf import experiment
 from clidmu_tf.config import Config
 from clidmu_tf.errors import UserError
@@ -88,10 +90,12 @@ def run_trial(config, train, number, hyperparameters):
         # Several workers that come in another order lead a search another way.
         print(f"{workdir.path} is of a search that went another way: training anew.")
         shutil.rmtree(workdir.path)
-    past = hyperparameters.values.get("tuner/trial_id")
-    if past is not None and not workdir.finished():
-        start_from(trial_folder(config, int(past)), workdir, trial)
-    train(trial)
+    if not workdir.finished():
+        past = hyperparameters.values.get("tuner/trial_id")
+        if past is not None:
+            start_from(trial_folder(config, int(past)), workdir, trial)
+        keras.backend.clear_session()
+        train(trial)
     summary = workdir.read_summary()
     return {
         "noisy_accuracy": summary["noisy_accuracy"],

@@ -233,6 +233,7 @@ class ModelTrials:
             if known["settings"] == values and known["epochs"] == epochs:
                 return known["scores"]
         folder.mkdir(parents=True, exist_ok=True)
+        keras.backend.clear_session()
         keras.utils.set_random_seed(self.arguments["seed"])
         model = self.build(hp)
         settings = {**self.base, **values}

@@ -94,6 +94,16 @@ def test_every_place_of_an_epoch_is_as_likely_for_every_example(split):
         assert ((counts - expected) ** 2 / expected).sum() < 48.3  # p = 0.001, 22 dof
 
 
+def test_orders_of_two_epochs_are_unrelated():
+    index = np.arange(50_000)
+    split = Split(index[:, None, None, None].astype("uint8"), index, None, index)
+    shape, size = (1, 1, 1), len(index)
+    _, epochs = take(split, 12, batch_size=size, image_shape=shape)
+    correlations = np.corrcoef(epochs) - np.eye(12)
+    # Of 66 pairs of random orders the largest is about 3 / sqrt(50,000) = 0.013.
+    assert np.abs(correlations).max() < 0.025
+
+
 def test_order_follows_the_seed(split):
     first, again, other = (visited(split, STEPS, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -162,3 +172,38 @@ def test_evaluation_is_in_order_with_a_short_last_batch(split):
     assert [len(y) for _, y in found] == [10, 10, 3]
     np.testing.assert_array_equal(np.concatenate([y for _, y in found]), split.labels)
     np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), split.inputs)
+
+
+def test_evaluation_of_nothing_is_nothing(split):
+    empty = split.take(np.array([], int))
+    assert not list(evaluation_batches(empty, batch_size=4, image_shape=SHAPE))
+
+
+def write_images(folder, images):
+    """Writes PNG files; returns their paths."""
+    paths = [str(folder / f"{i}.png") for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        tf.io.write_file(path, tf.io.encode_png(image))
+    return np.array(paths)
+
+
+def test_files_give_the_batches_that_arrays_give(split, tmp_path):
+    paths = write_images(tmp_path, split.inputs)
+    files = Split(paths, split.labels, None, split.ids)
+    settings = {"augment": augmentations.build("flip")}
+    for found, expected in zip(
+        take(files, STEPS + 2, **settings),
+        take(split, STEPS + 2, **settings),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_files_of_any_size_become_one_size_with_whole_values(tmp_path):
+    images = [np.full((h, w, 1), 90, "uint8") for h, w in [(3, 7), (20, 4), (8, 8)]]
+    images.append(np.arange(4, dtype="uint8").reshape(2, 2, 1) * 51)
+    split = Split(write_images(tmp_path, images), np.arange(4), None, np.arange(4))
+    ((x, _),) = evaluation_batches(split, batch_size=4, image_shape=(8, 8, 3))
+    np.testing.assert_array_equal(x[:3], np.full((3, 8, 8, 3), 90))
+    expected = np.asarray(tf.image.resize(images[3], (8, 8))).round()
+    np.testing.assert_array_equal(x[3], np.repeat(expected, 3, axis=-1))

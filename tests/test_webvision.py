@@ -64,6 +64,14 @@ def test_evaluate_finds_what_training_reported(finished, capsys):
     assert f"({len(finished.copy.good['validation'])} examples)" in last
 
 
+def test_evaluate_takes_another_split(finished, capsys):
+    settings = config.Config(
+        workdir=str(finished.workdir), test_split="imagenet_validation"
+    )
+    run.TASKS["evaluate"](settings)
+    assert "(2 examples)" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_the_exported_model_serves_the_50_classes(finished):
     source = data.load(
         "webvision/mini", data_dir=finished.data_dir, image_size=32, resize_size=40

@@ -25,6 +25,8 @@ def load(
     data_dir=None,
     label_key="label",
     clean_label_key="",
+    train_split="train",
+    test_split="",
     image_size=0,
     resize_size=0,
     holdout=0.1,
@@ -39,6 +41,8 @@ def load(
         data_dir: The folder of class folders, or TFDS's data folder.
         label_key: Of TFDS, the column of the labels to train on.
         clean_label_key: Of TFDS, the column of the true labels, or `""`.
+        train_split: Of TFDS, the split to train on.
+        test_split: Of TFDS, the split to report on; `""` for test, or else validation.
         image_size: Side of the images that the network sees, in pixels; 0 leaves those
             of a TFDS data set as they are, and makes those of a folder 224. Digits
             stay 8.
@@ -70,6 +74,11 @@ def load(
     ```
     """
     _check(name, image_size, resize_size, holdout, on_bad_image)
+    if name in ("digits", "folder") and (train_split != "train" or test_split):
+        raise UserError(
+            f"train_split={train_split!r} and test_split={test_split!r} choose splits "
+            f"of a TFDS data set, and {name} is none: leave them at 'train' and ''."
+        )
     if name == "digits":
         source = digits()
     elif name == "folder":
@@ -83,6 +92,8 @@ def load(
             data_dir,
             label_key,
             clean_label_key,
+            train_split,
+            test_split,
             image_size,
             resize_size,
             train_examples,

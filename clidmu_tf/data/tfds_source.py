@@ -25,6 +25,8 @@ def from_tfds(
     data_dir=None,
     label_key="label",
     clean_label_key="",
+    train_split="train",
+    test_split="",
     image_size=0,
     resize_size=0,
     limit=0,
@@ -39,6 +41,8 @@ def from_tfds(
         data_dir: TFDS's folder; `None` for its default.
         label_key: Column of the labels to train on.
         clean_label_key: Column of the true labels, or `""`.
+        train_split: Split to train on.
+        test_split: Split to report on; `""` for the first of the usual ones.
         image_size: Side to resize to; needed where images differ in size.
         resize_size: Shorter side of the images that a window is cut from; 0 for none.
         limit: Keep the first so many training examples; 0 for all.
@@ -69,8 +73,9 @@ def from_tfds(
         _read, builder, image_key, columns, tuple(shape), resize_size
     )
     try:
-        train = read("train", label_key, clean_label_key, limit)
-        test_name = _test_split(builder, clean_label_key or label_key)
+        _check_splits(builder, train_split, test_split)
+        train = read(train_split, label_key, clean_label_key, limit)
+        test_name = test_split or _test_split(builder, clean_label_key or label_key)
         test = read(test_name, clean_label_key or label_key, clean_label_key, 0)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
@@ -111,15 +116,25 @@ def _label_columns(name, features, label_key, clean_label_key):
     return columns
 
 
+def _check_splits(builder, train_split, test_split):
+    """Refuses splits that are not there, and a data set without the usual ones."""
+    splits = builder.info.splits
+    for flag, split in (("train_split", train_split), ("test_split", test_split)):
+        if split and split not in splits:
+            raise UserError(
+                f"--{flag}={split} is no split of --dataset={builder.name}, which has "
+                f"{', '.join(splits)}."
+            )
+    if not (test_split or set(TEST_SPLITS) & set(splits)):
+        raise UserError(
+            f"--dataset={builder.name} has no test or validation split, only "
+            f"{', '.join(splits)}: name one with --test_split."
+        )
+
+
 def _test_split(builder, label_key):
     """The split to report on: the first of the usual ones that has labels."""
-    splits = builder.info.splits
-    found = [split for split in TEST_SPLITS if split in splits]
-    if "train" not in splits or not found:
-        raise UserError(
-            f"--dataset={builder.name} needs a train and a test or validation split; "
-            f"it has {', '.join(splits)}."
-        )
+    found = [split for split in TEST_SPLITS if split in builder.info.splits]
     for split in found:
         # Test splits of competitions come with -1 for a label.
         example = next(iter(builder.as_dataset(split=f"{split}[:1]")))

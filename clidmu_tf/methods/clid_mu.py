@@ -258,9 +258,7 @@ class CLIDMU(NoisyLabelModel):
                 if kind == "warmup":
                     loss = mean_cross_entropy(batch)
                 gradient = real_gradient(loss, phi, here)
-            weights = self.weighting.raw_weights(
-                phi, here.features, here.logits, batch
-            )
+            weights = self.weighting.raw_weights(phi, here.features, here.logits, batch)
             logs = {
                 "loss": loss(phi, here.features, here.logits, virtual=False),
                 "clid": clid(here.features, here.logits, REFERENCE_TEMPERATURE),

@@ -1,0 +1,553 @@
+"""The search: what it proposes, how it goes by scores, what a kill leaves of it."""
+
+import functools
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+import pytest
+
+import clidmu_tf as clidmu
+from clidmu_tf import config as config_module
+from clidmu_tf import experiment, run, search, trials
+from clidmu_tf.config import Config
+from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
+from clidmu_tf.losses import clid
+from clidmu_tf.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+BASE = {
+    "temperature": 0.5,
+    "batch_size": 100,
+    "learning_rate": 0.02,
+    "meta_learning_rate": 1e-3,
+    "warmup_epochs": 0,
+    "weight_net": "wnet",
+    "meta_batch_size": 0,
+}
+
+
+def everything():
+    return search.search_space(list(BASE), BASE, epochs=27, examples=150)
+
+
+def score(number, hyperparameters):
+    """Scores without training; the two that are accuracies disagree on purpose."""
+    distance = abs(np.log(hyperparameters.get("temperature") / 0.3))
+    return {
+        "noisy_accuracy": float(1 - distance),
+        "val_clid_ref": float(1 - distance),
+        "clean_accuracy": float(distance),
+    }
+
+
+def make(tmp_path, run=score, tuner="random", objective="noisy_accuracy", trials=8):
+    proposals = search.oracle(tuner, objective, everything(), trials, 9, seed=0)
+    return search.Search(proposals, run, tmp_path)
+
+
+# --- what is proposed
+
+
+def test_space_lies_around_the_values_at_hand():
+    space = {hp.name: hp for hp in everything().space}
+    assert list(space) == list(BASE)
+    rate = space["learning_rate"]
+    assert (rate.min_value, rate.max_value, rate.sampling) == (0.002, 0.2, "log")
+    assert space["batch_size"].values == [25, 50, 100]  # 200 is more than the data
+    assert space["meta_batch_size"].values == [0, 25, 50, 100]
+    assert space["warmup_epochs"].max_value == 5
+    assert everything().get("temperature") == 0.5  # the default is the value itself
+
+
+@pytest.mark.parametrize(
+    "names, changes, words",
+    [
+        (["colour"], {}, "takes temperature, batch_size, .* received 'colour'"),
+        ([], {}, "takes temperature, batch_size"),
+        (["learning_rate"], {"learning_rate": 0.0}, "learning_rate must be above 0"),
+    ],
+)
+def test_what_cannot_be_searched_is_named(names, changes, words):
+    with pytest.raises(UserError, match=words):
+        search.search_space(names, {**BASE, **changes}, 5, 100)
+
+
+@pytest.mark.parametrize("tuner", search.TUNERS)
+def test_proposals_hang_on_the_seed_alone(tuner, tmp_path):
+    first, second = (make(tmp_path / name, tuner=tuner) for name in "ab")
+    for found in (first, second):
+        found.search()
+    pd.testing.assert_frame_equal(first.table(), second.table())
+    other = search.oracle(tuner, "noisy_accuracy", everything(), 8, 9, seed=1)
+    other = search.Search(other, score, tmp_path / "c")
+    other.search()
+    assert set(other.table()["temperature"]).isdisjoint(first.table()["temperature"])
+
+
+# --- going by scores
+
+
+@pytest.mark.parametrize("tuner", search.TUNERS)
+def test_a_search_cut_anywhere_ends_as_an_uncut_one(tuner, tmp_path):
+    whole = make(tmp_path / "whole", tuner=tuner)
+    whole.search()
+    done, ran = {}, []
+
+    def finish_once(number, hyperparameters, cut_at):
+        if number not in done:
+            ran.append(number)
+            if len(ran) == cut_at:
+                raise KeyboardInterrupt
+            done[number] = score(number, hyperparameters)
+        return done[number]
+
+    for cut_at in (3, 7, 1000):
+        cut = functools.partial(finish_once, cut_at=cut_at)
+        found = make(tmp_path / "cut", cut, tuner)
+        try:
+            found.search()
+        except KeyboardInterrupt:
+            assert len(ran) == cut_at
+    pd.testing.assert_frame_equal(found.table(), whole.table())
+    assert len(ran) == len(whole.table()) + 2  # only the cut ones ran again
+
+
+@pytest.mark.parametrize("objective", search.OBJECTIVES)
+def test_the_better_direction_wins(objective, tmp_path):
+    found = make(tmp_path, objective=objective)
+    found.search()
+    table = found.table()
+    distance = np.abs(np.log(table["temperature"] / 0.3)).to_numpy()
+    # score() rewards closeness in noisy accuracy; lower CLID and higher clean
+    # accuracy are both farther away.
+    expected = np.sort(distance)
+    if objective != "noisy_accuracy":
+        expected = expected[::-1]
+    np.testing.assert_allclose(distance, expected)
+    best = found.get_best_hyperparameters()[0]
+    assert best.get("temperature") == table["temperature"].iloc[0]
+
+
+def test_bayesian_search_learns_from_scores(tmp_path):
+    proposals = search.oracle(
+        "bayesian",
+        "noisy_accuracy",
+        search.search_space(["temperature"], BASE, 9, 150),
+        10,
+        9,
+        seed=0,
+    )
+    found = search.Search(proposals, score, tmp_path)
+    found.search()
+    table = found.table().sort_values("trial")
+    distance = np.abs(np.log(table["temperature"] / 0.3)).to_numpy()
+    assert distance[5:].min() < 0.1 * distance[:3].min()
+
+
+def test_report_marks_the_oracle_and_draws(tmp_path):
+    found = make(tmp_path, objective="clean_accuracy")
+    found.search()
+    search.write_report(found.table(), list(BASE), "clean_accuracy", tmp_path)
+    table = pd.read_csv(tmp_path / "trials.csv")
+    assert "clean_accuracy (oracle)" in table and "clean_accuracy" not in table
+    assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trials_that_diverge_are_outlived(tmp_path):
+    def some_diverge(number, hyperparameters):
+        if number != 5:
+            raise TrainingDiverged("The loss is nan.")
+        return score(number, hyperparameters)
+
+    found = make(tmp_path, some_diverge)
+    found.search()
+    table = found.table()
+    assert table["trial"].iloc[0] == 5 and table["noisy_accuracy"].isna().sum() == 7
+
+
+def test_all_trials_diverging_is_said(tmp_path):
+    def diverge(number, hyperparameters):
+        raise TrainingDiverged("The loss is nan.")
+
+    found = make(tmp_path, diverge)
+    found.search()
+    with pytest.raises(UserError, match="None of the 8 trials .* learning rate"):
+        found.table()
+
+
+@pytest.mark.parametrize("error", [UserError("disk"), Preempted("saved"), OSError()])
+def test_other_errors_end_the_search_as_they_are(error, tmp_path):
+    calls = []
+
+    def fail(number, hyperparameters):
+        calls.append(number)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        make(tmp_path, fail).search()
+    assert caught.value is error and calls == [0]
+
+
+CHIEF = """
+import sys
+from tests import test_tune
+found = test_tune.make(sys.argv[1])
+found.search()
+found.table().to_csv(sys.argv[1] + "/table.csv", index=False)
+"""
+
+
+def test_a_chief_and_its_worker_do_what_one_process_does(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", port)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "chief").mkdir()
+    chief = subprocess.Popen([sys.executable, "-c", CHIEF, tmp_path / "chief"])
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    assert search.is_worker()
+    make(tmp_path / "worker").search()
+    assert chief.wait(timeout=60) == 0
+    for name in ("IP", "PORT"):
+        monkeypatch.delenv(f"KERASTUNER_ORACLE_{name}")
+    alone = make(tmp_path / "alone")
+    alone.search()
+    assert not search.is_worker()
+    alone.table().to_csv(tmp_path / "table.csv", index=False)
+    found = (tmp_path / "chief" / "table.csv").read_text()
+    assert found == (tmp_path / "table.csv").read_text()
+
+
+def test_half_of_the_workers_variables_is_refused(monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.delenv("KERASTUNER_ORACLE_PORT", raising=False)
+    with pytest.raises(UserError, match="KERASTUNER_ORACLE_PORT is not"):
+        search.is_worker()
+
+
+# --- the holdout
+
+
+def test_holdout_takes_noisy_labels_out_of_training():
+    config = Config(noise="symmetric", noise_rate=0.6, noisy_holdout=0.2)
+    source = experiment.noisy_source(config)
+    whole = experiment.noisy_source(config.replace(noisy_holdout=0.0)).train
+    train, held = source.train, source.holdout
+    assert len(held) == 259 and len(train) == len(whole) - 259
+    assert set(train.ids) | set(held.ids) == set(whole.ids)
+    labels = dict(zip(whole.ids, whole.labels, strict=True))
+    assert [labels[i] for i in held.ids] == list(held.labels)
+    assert 0.45 < np.mean(held.labels != held.clean_labels) < 0.63
+    # One holdout for all that a search changes.
+    other = config.replace(temperature=2.0, batch_size=25, epochs=3, learning_rate=0.1)
+    assert list(experiment.noisy_source(other).holdout.ids) == list(held.ids)
+
+
+def test_reference_clid_does_not_see_what_is_searched():
+    config = Config(noisy_holdout=0.3, train_examples=800)
+    source = experiment.noisy_source(config)
+    values = []
+    for changes in ({}, {"temperature": 3.0, "batch_size": 50}):
+        changed = config.replace(**changes)
+        model = experiment.build_model(changed, source, 1)
+        values.append(experiment.reference_clid(model, source, changed))
+    assert values[0] == values[1]
+    # 240 held out: two batches of 100, and 40 that are left out.
+    inside = model._inside()
+    x = source.holdout.inputs.astype("float32")
+    batches = [inside(x[:100], training=False), inside(x[100:200], training=False)]
+    expected = np.mean([float(clid(f, z, 0.5)) for f, z in batches])
+    np.testing.assert_allclose(values[0], expected, rtol=1e-6)
+
+
+# --- the command line
+
+SMALL = Config(
+    task="tune",
+    train_examples=150,
+    noise="symmetric",
+    noise_rate=0.4,
+    batch_size=40,
+    epochs=2,
+    trials=3,
+    snapshots=1,
+    tune_space="learning_rate,batch_size",
+    method="cross_entropy",
+    checkpoint_every=2,
+)
+
+
+def command(config):
+    return [sys.executable, ROOT / "train.py", *config.flags()]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A search killed in its second trial, then started again; and an unkilled one."""
+    killed, whole = (
+        SMALL.replace(workdir=str(tmp_path_factory.mktemp(name) / "search"))
+        for name in ("killed", "whole")
+    )
+    asked_before = killed.replace(trials=2)  # a search may be asked for more trials
+    process = subprocess.Popen(
+        command(asked_before), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    second = Workdir(killed.workdir).trials / "001" / "checkpoints"
+    while process.poll() is None and not list(second.glob("step-*.npz")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (second.parent / "summary.json").exists()
+    first = Workdir(killed.workdir).trials / "000" / "summary.json"
+    before = first.stat().st_mtime_ns
+    for config in (killed, whole):
+        run.TASKS["tune"](config)
+    assert first.stat().st_mtime_ns == before
+    return Workdir(killed.workdir), Workdir(whole.workdir)
+
+
+def test_killed_search_ends_with_the_trials_of_an_unkilled_one(killed):
+    found, expected = (w.path / "trials.csv" for w in killed)
+    assert found.read_text() == expected.read_text()
+    assert len(pd.read_csv(found)) == 3
+    for number in range(3):
+        rows = [
+            (w.trials / f"{number:03d}" / "metrics.csv").read_text() for w in killed
+        ]
+        assert rows[0] == rows[1]
+
+
+def test_best_config_reproduces_its_trials_score(killed):
+    workdir = killed[1]
+    best = config_module.read(workdir.best)
+    assert best.task == "train" and best.workdir == str(workdir.path / "best")
+    run.TASKS["train"](best)
+    summary = Workdir(best.workdir).read_summary()
+    row = pd.read_csv(workdir.path / "trials.csv").iloc[0]
+    assert summary["noisy_accuracy"] == row["noisy_accuracy"]
+    assert summary["val_clid_ref"] == row["val_clid_ref"]
+    assert summary["last_accuracy"] == row["clean_accuracy (oracle)"]
+    assert (best.learning_rate, best.batch_size) == (
+        row["learning_rate"],
+        row["batch_size"],
+    )
+
+
+def test_finished_search_prints_its_table_again(killed, capsys):
+    workdir = killed[1]
+    before = {p: p.stat().st_mtime_ns for p in workdir.trials.rglob("*")}
+    run.TASKS["tune"](workdir.read_config())
+    printed = capsys.readouterr().out
+    best = pd.read_csv(workdir.path / "trials.csv")["trial"].iloc[0]
+    assert f"Best: trial {best}," in printed and "clean_accuracy (oracle)" in printed
+    assert {p: p.stat().st_mtime_ns for p in workdir.trials.rglob("*")} == before
+
+
+def test_a_search_and_a_run_share_no_folder(killed):
+    workdir = killed[1]
+    searching = workdir.read_config()
+    with pytest.raises(UserError, match="holds another run, .* --task=train"):
+        run.TASKS["train"](searching.replace(task="train"))
+    trial = config_module.read(workdir.trials / "000" / "config.cfg")
+    with pytest.raises(UserError, match="holds another run, .* --task=tune"):
+        run.TASKS["tune"](trial.replace(task="tune", tune_space="learning_rate"))
+    for task in ("evaluate", "export"):
+        with pytest.raises(UserError, match="holds a search: give one of its trials"):
+            run.TASKS[task](searching)
+
+
+def test_trial_that_another_search_left_is_trained_anew(killed, capsys):
+    workdir = killed[1]
+    hyperparameters = keras_tuner.HyperParameters()
+    hyperparameters.values["learning_rate"] = 0.123
+    config = workdir.read_config().replace(workdir=str(workdir.path))
+    train = functools.partial(run.train, is_trial=True)
+    trials.run_trial(config, train, 2, hyperparameters)
+    assert "went another way" in capsys.readouterr().out
+    found = config_module.read(workdir.trials / "002" / "config.cfg")
+    assert found.learning_rate == 0.123
+
+
+def test_hyperband_goes_on_as_if_never_cut(tmp_path):
+    config = SMALL.replace(
+        tuner="hyperband",
+        epochs=4,
+        lr_schedule="cosine",
+        noisy_holdout=0.2,
+        workdir=str(tmp_path / "s"),
+    )
+    train = functools.partial(run.train, is_trial=True)
+    short, long = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
+    short.values.update({"learning_rate": 0.05, "tuner/epochs": 2})
+    long.values.update({"learning_rate": 0.05, "tuner/epochs": 4})
+    trials.run_trial(config, train, 0, short)
+    afresh = trials.run_trial(config, train, 1, long)
+    long.values["tuner/trial_id"] = "0000"
+    went_on = trials.run_trial(config, train, 2, long)
+    assert went_on == afresh
+    rows = [
+        (Workdir(config.workdir).trials / name / "metrics.csv").read_text().split()
+        for name in ("000", "001", "002")
+    ]
+    assert rows[2] == rows[1] and rows[0] == rows[1][:3]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"tune_space": "learning_rate,colour"}, "has no colour to search"),
+        ({"method": "clid_mu", "tune_space": "colour"}, "received 'colour'"),
+        ({"tune_space": ""}, "A search takes temperature"),
+        ({"tune_space": "temperature"}, "has no temperature to search"),
+        ({"strategy": "multi_worker"}, "takes no --strategy=multi_worker"),
+        ({"batch_size": 130}, "--batch_size=130 is larger .* 120 examples"),
+    ],
+)
+def test_search_that_cannot_be_leaves_no_workdir(changes, words, tmp_path):
+    config = SMALL.replace(workdir=str(tmp_path / "search"), **changes)
+    with pytest.raises(UserError, match=words):
+        run.TASKS["tune"](config)
+    assert not (tmp_path / "search").exists()
+
+
+# --- clidmu.tune
+
+X = np.random.default_rng(0).normal(size=(90, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int64")
+
+
+def build_classifier(hp):
+    units = hp.Choice("units", [4, 8])
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(units, "relu"),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def tune(directory, build=build_classifier, **changes):
+    arguments = {
+        "space": ("temperature", "learning_rate", "meta_batch_size"),
+        "trials": 2,
+        "epochs": 2,
+        "batch_size": 24,
+        "directory": directory,
+    }
+    return clidmu.tune(build, (X, Y), **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tuned") / "whole"
+    return directory, tune(directory, clean_data=(X, Y))
+
+
+def test_tune_searches_the_classifiers_own_settings_too(tuned):
+    directory, tuner = tuned
+    assert isinstance(tuner, keras_tuner.Tuner)
+    best = tuner.get_best_hyperparameters()[0]
+    names = {"temperature", "learning_rate", "meta_batch_size", "units"}
+    assert set(best.values) == names
+    table = tuner.table()
+    assert len(table) == 2 and table["temperature"].nunique() == 2
+    assert table["noisy_accuracy"].is_monotonic_decreasing
+    assert best.get("temperature") == table["temperature"].iloc[0]
+    assert len(pd.read_csv(directory / "trials" / "001" / "metrics.csv")) == 2
+
+
+def test_best_model_is_the_one_that_was_judged(tuned):
+    _, tuner = tuned
+    model = tuner.get_best_models()[0]
+    row = tuner.table().iloc[0]
+    assert model.temperature == row["temperature"]
+    assert float(model.optimizer.learning_rate) == pytest.approx(row["learning_rate"])
+    found = model.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"]
+    assert found == pytest.approx(row["clean_accuracy"])
+
+
+def test_tune_cut_in_a_trial_goes_on(tuned, tmp_path):
+    built = []
+
+    def interrupted(hp):
+        built.append(hp)
+        if len(built) == 3:  # once for the space, then the second trial
+            raise KeyboardInterrupt
+        return build_classifier(hp)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path / "cut", interrupted, clean_data=(X, Y))
+    count = len(built)
+    found = tune(tmp_path / "cut", interrupted, clean_data=(X, Y))
+    assert len(built) == count + 2  # the space, and the trial that was cut
+    pd.testing.assert_frame_equal(found.table(), tuned[1].table())
+
+
+def test_tune_takes_hyperband_and_the_oracle(tmp_path):
+    def tiny(hp):
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+    tuner = tune(
+        tmp_path,
+        tiny,
+        tuner="hyperband",
+        epochs=2,
+        space=("learning_rate",),
+        objective="clean_accuracy",
+        clean_data=(X, Y),
+        optimizer=keras.optimizers.Adam(1e-2),
+    )
+    table = tuner.table()
+    assert table["clean_accuracy"].is_monotonic_decreasing
+    for number, epochs in zip(table["trial"], table["epochs"], strict=True):
+        rows = pd.read_csv(tmp_path / "trials" / f"{number:03d}" / "metrics.csv")
+        assert len(rows) == epochs
+    assert isinstance(tuner.get_best_models()[0].optimizer, keras.optimizers.Adam)
+
+
+def test_directory_of_another_search_is_not_touched(tuned):
+    directory, _ = tuned
+    files = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    for changes in ({"epochs": 3}, {"seed": 1}, {"space": ("temperature",)}):
+        with pytest.raises(ValueError, match="holds another search: .* overwrite=True"):
+            tune(directory, **changes)
+    assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == files
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"tuner": "grid"}, "tuner must be one of .* received 'grid'"),
+        ({"objective": "accuracy"}, "objective must be one of"),
+        ({"objective": "clean_accuracy"}, "needs clean_data"),
+        ({"holdout": 1.0}, "between 0 and 1; received 1.0"),
+        ({"space": ("colour",)}, "received 'colour'"),
+    ],
+)
+def test_tune_refuses_what_it_cannot_use(changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        tune(tmp_path / "search", **changes)
+    assert not os.listdir(tmp_path)
+
+
+def test_tune_refuses_data_of_two_lengths_and_a_schedule(tmp_path):
+    with pytest.raises(ValueError, match="arrays of one length"):
+        clidmu.tune(build_classifier, (X, Y[:-1]), directory=tmp_path / "search")
+    with pytest.raises(ValueError, match="data must be"):
+        clidmu.tune(build_classifier, X[0, 0], directory=tmp_path / "search")
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    with pytest.raises(ValueError, match="follows a schedule"):
+        tune(tmp_path / "search", optimizer=keras.optimizers.SGD(schedule))

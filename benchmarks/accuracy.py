@@ -91,6 +91,7 @@ def accuracy(settings):
         experiment.batches(config, source, None, 0, config.batch_size),
         epochs=config.epochs,
         steps_per_epoch=steps,
+        shuffle=False,
         verbose=0,
         **experiment.meta_arguments(config, source, None, 0),
     )

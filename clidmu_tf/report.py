@@ -20,10 +20,10 @@ TABLE_ROWS = 100
 
 # Of the panels of curves.png, those shown, each with what to read from it.
 PANELS = {
-    "Accuracy": "A network that is not misled by wrong labels does not reproduce "
-    "them, so that its accuracy on the given labels stays low.",
-    "CLID": "How far features and predictions disagree, measured without a label: "
-    "within one run, the lower the better.",
+    "Accuracy": "A network that wrong labels do not mislead cannot reproduce them: on "
+    "the given labels it is right no more often than they are.",
+    "CLID": "How far features and predictions disagree, measured without a label. The "
+    "epochs where it is lowest make the snapshot ensemble; it does not compare runs.",
 }
 
 
@@ -183,9 +183,8 @@ def _charts(issues, rows, weight_net):
         low, high = np.asarray(weight_net(ends))
         charts.append(
             _chart(
-                "The weight that a label was learnt to get for its loss, before each "
-                "class is brought to its share of the total; below, how many labels "
-                "have that loss.",
+                "The learned weight of a label by its loss alone, before any balance "
+                "between the classes; below, how many labels have that loss.",
                 f"The learned weight: {low:.2g} at a loss of {ends[0]:.2g}, {high:.2g} "
                 f"at {ends[1]:.2g}.",
                 plots.weight_curve,

@@ -63,7 +63,7 @@ def test_unlabelled_data_stop_training_and_choose_the_checkpoint(best, tmp_path)
         np.testing.assert_array_equal(array, expected)
     # The mean over the two whole batches of the fifty examples.
     model.set_weights(schedule[0])
-    features = keras.Model(model.inputs, model.layers[0].output)
+    features = keras.Model(model.inputs[0], model.layers[0].output)
     values = [
         clidmu.clid(features(part), model(part))
         for part in (unlabelled[:20], unlabelled[20:40])

@@ -53,10 +53,13 @@ def build_classifier():
 
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 plain, model = build_classifier(), clidmu.CLIDMU(build_classifier())
-for name, it, how in [("cross-entropy", plain, {"loss": loss}), ("CLID-MU", model, {})]:
-    it.compile(keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accuracy"], **how)
-    it.fit(train, epochs=40, shuffle=False, verbose=0)  # shuffled above
-    print(f"test accuracy, {name:<13}  {it.evaluate(test, verbose=0)[1]:.3f}")
+for name, net, more in [
+    ("cross-entropy", plain, {"loss": loss}),
+    ("CLID-MU", model, {}),
+]:
+    net.compile(keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accuracy"], **more)
+    net.fit(train, epochs=40, shuffle=False, verbose=0)  # shuffled above
+    print(f"test accuracy, {name:<13}  {net.evaluate(test, verbose=0)[1]:.3f}")
 
 # --- one folder to serve from, which needs TensorFlow alone
 

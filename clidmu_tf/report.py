@@ -76,6 +76,7 @@ def render(
         title=title,
         examples=len(issues),
         found=int(issues.is_label_issue.sum()),
+        has_weights=bool(issues.weight.notna().all()),
         classes=classes[:TABLE_ROWS],
         omitted_classes=max(0, len(classes) - TABLE_ROWS),
         matrix=_matrix(issues, names),
@@ -168,7 +169,7 @@ def _charts(issues, rows, weight_net):
         values = issues.weight.to_numpy()
         charts.append(
             _chart(
-                "How much each label counts in training; 1 is the mean.",
+                "How far the weight net trusts each label; 1 is the mean.",
                 f"Histogram of the label weights: mean {_mean(values[~flagged])} where "
                 f"the label is trusted, {_mean(values[flagged])} where it is not.",
                 plots.weights,

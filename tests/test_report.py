@@ -86,6 +86,13 @@ def test_numbers_are_those_of_the_table():
     assert "bee → ant , 5 times ant → cat , 4 times" in text
 
 
+@pytest.mark.parametrize("weight, warned", [(1.0, False), (np.nan, True)])
+def test_a_network_that_may_have_learnt_labels_by_heart_is_named(weight, warned):
+    issues = issues_of([0, 1, 0], [0, 1, 1]).assign(weight=weight)
+    text = text_of(report.render(issues, ["ant", "bee"]))
+    assert ("learnt wrong ones by heart" in text) == warned
+
+
 def test_suspects_are_the_worst_by_quality_under_their_own_name():
     given = np.zeros(100, int)
     suggested = np.ones(100, int)

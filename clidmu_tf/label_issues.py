@@ -1,6 +1,7 @@
 """What a run says of its own training labels: a table, a page, a picture."""
 
 import functools
+import pathlib
 
 import numpy as np
 
@@ -40,10 +41,12 @@ def write(config, source, model, workdir, snapshots, rows):
     )
     text = table.to_csv(float_format="%.6g")
     write_atomically(workdir.label_issues, lambda file: file.write(text.encode()))
+    is_folder = config.dataset == "folder"
+    name = pathlib.Path(config.data_dir).resolve().name if is_folder else source.name
     page = report.render(
         issues,
         source.class_names,
-        title=f"Labels of {source.name}",
+        title=f"Labels of {name}",
         images=functools.partial(images_at, source),
         rows=rows,
         weight_net=getattr(model, "weight_net", None),

@@ -245,7 +245,7 @@ def test_run_leaves_table_and_page_of_its_own_labels(finished):
         assert row.path.endswith(f"images/{row.id}")
         assert row.id.startswith(f"{row.given_class}/")
     page = finished.report.read_text()
-    assert "Labels of folder" in page and "Accuracy over 4 epochs" in page
+    assert "Labels of images" in page and "Accuracy over 4 epochs" in page
 
 
 def test_audit_task_writes_the_same_from_the_workdir_alone(finished):

@@ -114,6 +114,18 @@ def test_class_balance_gives_each_given_class_its_share():
 # --- eager, graph, XLA
 
 
+@pytest.mark.parametrize("requested, chosen", [("auto", "off"), (True, "on")])
+def test_what_was_chosen_is_said_once_when_training_starts(requested, chosen, caplog):
+    caplog.set_level("INFO", "clidmu_tf")
+    (x, y), model = table(), compiled_model(jit_compile=requested)
+    model.predict(x, verbose=0)
+    assert not caplog.text
+    for _ in range(2):
+        model.fit(x, y, batch_size=20, verbose=0)
+    said = f"XLA is {chosen} (jit_compile={requested!r}, no GPU)."
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
 @pytest.mark.parametrize("weight_net", ["wnet", "vri"])
 def test_eager_graph_and_xla_train_alike(weight_net):
     x, y = table()

@@ -138,7 +138,8 @@ class NoisyLabelModel(keras.Model):
         )
         self.jit_requested = jit_compile
         self.batch_scope = batch_scope
-        self._jit = self._choose_jit(jit_compile, run_eagerly)
+        jit = _has_gpu() if jit_compile == "auto" else jit_compile
+        self._jit = jit and not run_eagerly
         self._compile_arguments = {
             "optimizer": self.optimizer,
             "metrics": metrics,
@@ -149,26 +150,21 @@ class NoisyLabelModel(keras.Model):
         }
         self._build_optimizers()
 
-    def _choose_jit(self, requested, run_eagerly):
-        if run_eagerly:
-            return False
-        gpus = bool(tf.config.list_logical_devices("GPU"))
-        jit = gpus if requested == "auto" else requested
+    def _say_how_steps_run(self):
         logger.info(
             "XLA is %s (jit_compile=%r, %s).",
-            "on" if jit else "off",
-            requested,
-            "a GPU" if gpus else "no GPU",
+            "on" if self._jit else "off",
+            self.jit_requested,
+            "a GPU" if _has_gpu() else "no GPU",
         )
         pooling = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)
-        if jit and any(
+        if self._jit and any(
             isinstance(layer, pooling) for layer in self.classifier._flatten_layers()
         ):
             logger.warning(
                 "XLA differentiates max pooling twice at 16 bits and may pick another "
                 "element; use average pooling or strides, or jit_compile=False."
             )
-        return jit
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Metrics must be built before a strategy runs a step. Keras averages the
@@ -201,6 +197,7 @@ class NoisyLabelModel(keras.Model):
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
+            self._say_how_steps_run()
             self._steps = {}
         # Read at the first step: a callback may yet restore the optimizer.
         self._step = None
@@ -449,3 +446,7 @@ def _refuse_float16(classifier):
                 "underflows without loss scaling; use the policy 'mixed_bfloat16' or "
                 "'float32'."
             )
+
+
+def _has_gpu():
+    return bool(tf.config.list_logical_devices("GPU"))

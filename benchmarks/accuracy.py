@@ -84,6 +84,18 @@ def accuracy(settings):
 
     config = Config(**settings)
     source = experiment.noisy_source(config)
+    model = train(config, source)
+    found = experiment.evaluate_model(model.classifier, source, config)["accuracy"]
+    keras.backend.clear_session()
+    return found
+
+
+def train(config, source, callbacks=()):
+    """Trains the model of a Config on a source's training labels."""
+    import keras
+
+    from clidmu_tf import experiment
+
     steps = experiment.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)
     model = experiment.build_model(config, source, steps)
@@ -93,11 +105,10 @@ def accuracy(settings):
         steps_per_epoch=steps,
         shuffle=False,
         verbose=0,
+        callbacks=list(callbacks),
         **experiment.meta_arguments(config, source, None, 0),
     )
-    found = experiment.evaluate_model(model.classifier, source, config)["accuracy"]
-    keras.backend.clear_session()
-    return found
+    return model
 
 
 def table_of(rows, keys, workers, path):

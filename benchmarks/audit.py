@@ -37,7 +37,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import SVC
 
 from benchmarks import report
-from benchmarks.accuracy import NOISES
+from benchmarks.accuracy import NOISES, train
 from clidmu_tf import SnapshotEnsemble, audit, experiment
 from clidmu_tf.config import Config
 
@@ -123,22 +123,6 @@ def cleanlab_svm(config, source):
 def cleanlab_finds(labels, found):
     flagged = find_label_issues(labels, found)
     return get_label_quality_scores(labels, found), flagged
-
-
-def train(config, source, callbacks=()):
-    """Trains the Config's network on a source's training labels."""
-    steps = experiment.steps_per_epoch(config, source)
-    keras.utils.set_random_seed(config.seed)
-    model = experiment.build_model(config, source, steps)
-    model.fit(
-        experiment.batches(config, source, None, 0, config.batch_size),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
-    return model
 
 
 def probabilities(model, x):

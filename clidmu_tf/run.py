@@ -180,12 +180,7 @@ def export_task(config):
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
     source = experiment.load_source(trained)
-    model = experiment.build_model(
-        trained, source, experiment.steps_per_epoch(trained, source)
-    )
-    saver = Checkpointer(workdir.checkpoints, MetricsLog(workdir.metrics))
-    if not saver.restore(model):
-        raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
+    model, step, _ = restored(workdir, trained, source)
     export.export(
         model.classifier,
         workdir.export,
@@ -193,7 +188,7 @@ def export_task(config):
         source.class_names,
         trained.resize_size,
     )
-    print(f"The model as of step {saver.step} is in {workdir.export}")
+    print(f"The model as of step {step} is in {workdir.export}")
 
 
 def audit_task(config):
@@ -201,19 +196,25 @@ def audit_task(config):
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
     source = experiment.noisy_source(trained)
-    model = experiment.build_model(
-        trained, source, experiment.steps_per_epoch(trained, source)
-    )
-    log = MetricsLog(workdir.metrics)
-    if not Checkpointer(workdir.checkpoints, log).restore(model):
-        raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
+    model, _, rows = restored(workdir, trained, source)
     snapshots = snapshot_ensemble(trained, source, model, workdir)
-    snapshots.restore(before_epoch=len(log.rows))
-    issues = label_issues.write(trained, source, model, workdir, snapshots, log.rows)
+    snapshots.restore(before_epoch=len(rows))
+    issues = label_issues.write(trained, source, model, workdir, snapshots, rows)
     print(
         f"{issues.is_label_issue.sum()} of {len(issues)} labels are likely wrong: see "
         f"{workdir.report} and {workdir.label_issues}"
     )
+
+
+def restored(workdir, trained, source):
+    """Returns a workdir's model at its last checkpoint, the step, and the metrics."""
+    steps = experiment.steps_per_epoch(trained, source)
+    model = experiment.build_model(trained, source, steps)
+    log = MetricsLog(workdir.metrics)
+    step = Checkpointer(workdir.checkpoints, log).restore(model)
+    if not step:
+        raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
+    return model, step, log.rows
 
 
 def settings_of(workdir, config):

@@ -30,8 +30,8 @@ def audit(
     Args:
         model: A trained `CLIDMU`, or any Keras classifier that ends in a Dense
             layer, with or without a softmax.
-        x: Inputs as for `fit`: `(n, …)`, several such in a dict or tuple, or a
-            `tf.data.Dataset` of batches `(inputs, labels)` in a fixed order.
+        x: Inputs as for `fit`: `(n, …)`, several such in a list, tuple or
+            dict, or a `tf.data.Dataset` of batches `(inputs, labels)` in a fixed order.
         y: Labels, as for `fit`: `(n,)`, `(n, 1)` or `(n, num_classes)`; `None` with
             a dataset.
         snapshots: A `SnapshotEnsemble` that was among the callbacks of `fit`:
@@ -106,6 +106,7 @@ def audit(
 
 def _batches(x, y, batch_size):
     """Batches of `(inputs, labels)`, in order."""
+    x = keras.tree.lists_to_tuples(x)
     sizes = {len(array) for array in keras.tree.flatten((x, y)) if array is not None}
     if y is None or len(sizes) != 1 or 0 in sizes:
         raise ValueError(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from clidmu_tf.checkpoints import read_arrays, write_arrays, write_atomically
 from clidmu_tf.features import ends_in_softmax, features_and_logits
 from clidmu_tf.losses import clid
+from clidmu_tf.methods.base import at_least_float32, count
 from clidmu_tf.metrics import check_temperature
 
 BATCH = 100
@@ -23,7 +24,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     with the lowest value.
 
     Args:
-        data: Inputs to measure CLID on, `(n, …)`; no labels.
+        data: Inputs to measure CLID on, `(n, …)`, or several such in a list, tuple or
+            dict; no labels.
         k: Number of snapshots, 1 or more.
         temperature: Of CLID, above 0.
         batch_size: Examples at a time; what does not fill a batch is left out,
@@ -51,10 +53,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         super().__init__()
         if k < 1:
             raise ValueError(f"k must be 1 or more; received k={k}.")
-        self.data = data
+        self.data = keras.tree.lists_to_tuples(data)
         self.k = k
         self.temperature = check_temperature(temperature)
-        self.batch_size = min(batch_size, len(data))
+        self.batch_size = min(batch_size, count(self.data))
         self.directory = directory and pathlib.Path(directory)
         self.snapshots = []
 
@@ -125,7 +127,9 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
         A `keras.Model` from the classifier's inputs to its kind of scores.
     """
     inputs = keras.tree.map_structure(
-        lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype),
+        lambda tensor: keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        ),
         classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
     )
     logits = []
@@ -157,10 +161,12 @@ def mean_clid(inside, data, temperature, batch_size):
         temperature: Above 0.
         batch_size: Examples at a time.
     """
-    usable = len(data) // batch_size * batch_size
-    outputs = inside.predict(data[:usable], batch_size=batch_size, verbose=0)
-    batches = zip(*(np.split(o, usable // batch_size) for o in outputs), strict=True)
-    values = [clid(f, tf.constant(z), temperature) for f, z in batches]
+    usable = count(data) // batch_size * batch_size
+    data = keras.tree.map_structure(lambda array: array[:usable], data)
+    outputs = inside.predict(data, batch_size=batch_size, verbose=0)
+    outputs = [at_least_float32(tf.constant(output)) for output in outputs]
+    batches = zip(*(tf.split(o, usable // batch_size) for o in outputs), strict=True)
+    values = [clid(f, z, temperature) for f, z in batches]
     return float(np.mean(values))
 
 
@@ -175,7 +181,8 @@ class ValidationCLID(keras.callbacks.Callback):
     Within one run a lower CLID tells the better epoch; it does not compare runs.
 
     Args:
-        data: Inputs to measure CLID on, `(n, …)`; no labels.
+        data: Inputs to measure CLID on, `(n, …)`, or several such in a list, tuple or
+            dict; no labels.
         temperature: Of CLID, above 0.
         batch_size: Examples at a time; what does not fill a batch is left out,
             since CLID depends on the batch size.
@@ -209,13 +216,13 @@ class ValidationCLID(keras.callbacks.Callback):
 
     def __init__(self, data, temperature=0.5, batch_size=100, feature_layer=None):
         super().__init__()
-        if len(data) < 2:
+        self.data = keras.tree.lists_to_tuples(data)
+        if count(self.data) < 2:
             raise ValueError(
-                f"data must hold 2 or more examples; received {len(data)}."
+                f"data must hold 2 or more examples; received {count(self.data)}."
             )
-        self.data = data
         self.temperature = check_temperature(temperature)
-        self.batch_size = min(batch_size, len(data))
+        self.batch_size = min(batch_size, count(self.data))
         self.feature_layer = feature_layer
 
     def on_train_begin(self, logs=None):

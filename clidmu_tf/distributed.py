@@ -5,6 +5,7 @@ between the conversations are compiled, each a pure function of tensors, and
 the conversations (gathers and all-reduces) lie between them.
 """
 
+import keras
 import tensorflow as tf
 
 from clidmu_tf.meta_gradient import Forward
@@ -17,12 +18,20 @@ class Replicas:
         """`(b, …)` of each replica → `(replicas · b, …)`, in replica order."""
         return tf.distribute.get_replica_context().all_gather(tensor, axis=0)
 
-    def scatter(self, tensor):
+    def rows(self, tensor):
+        """Where `gather` puts this replica's rows of a tensor: start and end."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        count = tensor.shape[0]
+        if count is not None:  # batches of one size, which replicas share equally
+            return replica * count, (replica + 1) * count
+        count = tf.shape(tensor)[0]
+        end = tf.cumsum(self.gather(count[None]))[replica]
+        return end - count, end
+
+    def scatter(self, tensor, rows):
         """The inverse of `gather`: this replica's rows."""
-        context = tf.distribute.get_replica_context()
-        rows = tf.shape(tensor)[0] // context.num_replicas_in_sync
-        start = tf.cast(context.replica_id_in_sync_group, rows.dtype) * rows
-        return tensor[start : start + rows]
+        start, end = rows
+        return tensor[start:end]
 
     def sum(self, tensors):
         """The sum of each tensor over the replicas."""
@@ -39,7 +48,10 @@ class Alone:
     def gather(self, tensor):
         return tensor
 
-    def scatter(self, tensor):
+    def rows(self, tensor):
+        return None
+
+    def scatter(self, tensor, rows):
         return tensor
 
     def sum(self, tensors):
@@ -80,21 +92,23 @@ def distributed_forward(apply, replicas, jit_compile):
     jvp = piece(lambda theta, state, x, v: _jvp(apply, theta, state, x, v))
 
     def forward(theta, state, x):
+        features, logits, new_state = outputs(theta, state, x)
+        rows = replicas.rows(keras.tree.flatten(x)[0])
+
         def pull(u):
-            return replicas.sum(vjp(theta, state, x, replicas.scatter(u)))
+            return replicas.sum(vjp(theta, state, x, replicas.scatter(u, rows)))
 
         @tf.custom_gradient
         def pullback(u):
             return pull(u), lambda *v: replicas.gather(jvp(theta, state, x, list(v)))
 
         def gradient(u):
-            return replicas.share(vjp(theta, state, x, replicas.scatter(u)))
+            return replicas.share(vjp(theta, state, x, replicas.scatter(u, rows)))
 
         @tf.custom_gradient
         def connect(logits, *unused_theta):
             return tf.identity(logits), lambda u: (None, *pull(u))
 
-        features, logits, new_state = outputs(theta, state, x)
         features, logits = replicas.gather(features), replicas.gather(logits)
         logits = connect(tf.stop_gradient(logits), *theta)
         return Forward(

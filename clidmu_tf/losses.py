@@ -87,22 +87,47 @@ def mean_absolute_error(logits, targets):
     return 1.0 - tf.reduce_sum(tf.nn.softmax(logits, axis=-1) * targets, axis=-1)
 
 
-def prior_penalty(logits, prior):
+def prior_penalty(logits, prior, mean=None, share=1.0):
     """KL(prior ‖ mean prediction): high where whole classes are written off.
+
+    A batch with few examples a class has another mean prediction than the data,
+    however right its predictions are. A moving average makes up for that; the
+    gradient is that of the batch's own part, at its full scale.
 
     Args:
         logits: `(n, num_classes)`.
         prior: `(num_classes,)`, the share of each class; sums to one.
+        mean: `(num_classes,)`, the mean prediction before this batch.
+        share: How much of the mean is this batch's, from above 0 to 1.
 
     Returns:
-        A scalar, zero where the mean prediction of the batch is the prior.
+        A scalar, zero where the mean prediction is the prior.
 
     Reference:
-        Li, Socher and Hoi, "DivideMix", ICLR 2020, equation 11.
+        Li, Socher and Hoi, "DivideMix", ICLR 2020, equation 11. The moving average
+        is this package's.
     """
-    log_mean = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
-    log_mean -= tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
+    log_mean = log_mean_prediction(logits)
+    if mean is not None:
+        share = tf.cast(share, logits.dtype)
+        moved = tf.stop_gradient(
+            tf.reduce_logsumexp(
+                [
+                    log_mean + tf.math.log(share),
+                    tf.math.log(mean) + tf.math.log(1 - share),
+                ],
+                axis=0,
+            )
+        )
+        here = tf.stop_gradient(log_mean)
+        log_mean = moved + tf.exp(here - moved) * (log_mean - here)
     return tf.reduce_sum(prior * tf.math.log(prior)) - tf.reduce_sum(prior * log_mean)
+
+
+def log_mean_prediction(logits):
+    """Logarithm of the mean predicted probability of each class, `(num_classes,)`."""
+    log_sum = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
+    return log_sum - tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
 
 
 def _unit_rows(matrix):

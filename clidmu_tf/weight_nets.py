@@ -28,8 +28,9 @@ class WNet(keras.layers.Layer):
         Shu et al., "Meta-Weight-Net", NeurIPS 2019, section 2.
     """
 
-    def __init__(self, hidden_units=100, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, hidden_units=100, dtype="float32", **kwargs):
+        # float32 whatever the classifier, or the global policy, computes in.
+        super().__init__(dtype=dtype, **kwargs)
         if hidden_units < 1:
             raise ValueError(
                 f"hidden_units must be 1 or more; received {hidden_units}."
@@ -102,9 +103,10 @@ class VRI(keras.layers.Layer):
         hidden_units=(1024, 512, 512),
         embedding_dim=64,
         kl_weight=0.01,
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, **kwargs)
         if kl_weight < 0:
             raise ValueError(f"kl_weight must be 0 or more; received {kl_weight}.")
         self.hidden_units = tuple(hidden_units)
@@ -189,8 +191,7 @@ def get(weight_net):
     if isinstance(weight_net, (WNet, VRI)):
         return weight_net
     if weight_net in WEIGHT_NETS:
-        # Weights are learnt in float32 whatever the classifier computes in.
-        return WEIGHT_NETS[weight_net](dtype="float32")
+        return WEIGHT_NETS[weight_net]()
     raise ValueError(
         f"weight_net must be one of {sorted(WEIGHT_NETS)} or an instance of WNet "
         f"or VRI; received {weight_net!r}."

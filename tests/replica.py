@@ -56,7 +56,8 @@ def make_model(settings):
 def weights_of(model):
     weights = list(model.classifier.get_weights())
     if hasattr(model, "weight_net"):
-        weights += [*model.weight_net.get_weights(), model.class_mean.numpy()]
+        weights += model.weight_net.get_weights()
+        weights += [variable.numpy() for variable in model._class_variables()]
     return weights
 
 
@@ -79,14 +80,18 @@ def main(settings, path):
         found = tf.data.Dataset.from_tensor_slices((x[rows], y[rows]))
         return found.batch(size).repeat()
 
+    together = strategies.distribute(strategy, batches, 8)
     # As in a run: every worker takes part in a checkpoint, the chief writes it.
     folder = pathlib.Path(path).with_suffix("")
     folder.mkdir()
     log = MetricsLog(folder / "metrics.csv")
     saver = Checkpointer(folder, log, writes=strategies.is_chief(strategy))
+    examples = settings["examples"]
     history = model.fit(
-        strategies.distribute(strategy, batches, 8),
-        steps_per_epoch=settings["steps"],
+        *((x[:examples], y[:examples]) if examples else [together]),
+        batch_size=8 if examples else None,
+        shuffle=False,
+        steps_per_epoch=None if examples else settings["steps"],
         epochs=2,
         verbose=0,
         callbacks=[log, saver],

@@ -9,7 +9,7 @@ import clidmu_tf as clidmu
 from clidmu_tf import backbones
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.features import virtual_variables
-from clidmu_tf.methods.weighting import update_classes
+from clidmu_tf.methods.weighting import batch_share, update_classes
 
 layers = keras.layers
 
@@ -91,14 +91,25 @@ def test_warmup_is_plain_cross_entropy():
 
 def test_class_means_follow_the_given_classes():
     targets = tf.constant([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
-    classes = [tf.constant([1.0, 1.0, 0.7]), tf.constant([1.0, 1.0, 1.0])]
-    weights = tf.constant([0.2, 0.4, 0.8])
-    mean, count = update_classes(classes, weights, targets, "meta")
+    predicted = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.3, 0.5, 0.2]], "float32")
+    classes = [[1.0, 1.0, 0.7], [1.0, 1.0, 1.0], [0.6, 0.2, 0.2]]
+    classes = [tf.constant(values) for values in classes]
+    given = tf.constant([0.2, 0.4, 0.8]), tf.math.log(predicted), targets
+    mean, count, prediction = update_classes(classes, *given, "meta")
     np.testing.assert_allclose(mean, [0.9 + 0.1 * 0.3, 0.9 + 0.1 * 0.8, 0.7])
     np.testing.assert_allclose(count, [3, 2, 1])
-    mean, count = update_classes(classes, weights, targets, "warmup")
+    # Three examples are a tenth of ten a class.
+    moved = 0.9 * classes[2] + 0.1 * predicted.mean(axis=0)
+    np.testing.assert_allclose(prediction, moved, rtol=1e-6)
+    mean, count, prediction = update_classes(classes, *given, "warmup")
     np.testing.assert_allclose(mean, [1.0, 1.0, 0.7])
     np.testing.assert_allclose(count, [3, 2, 1])
+    np.testing.assert_allclose(prediction, moved, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n, share", [(6, 0.2), (30, 1.0), (60, 1.0)])
+def test_a_batch_of_ten_examples_a_class_speaks_for_itself(n, share):
+    assert batch_share(tf.zeros((n, 3))) == share
 
 
 def test_class_balance_gives_each_given_class_its_share():

@@ -91,6 +91,29 @@ def test_prior_penalty_is_kl_of_the_mean_prediction():
     assert np.isfinite(losses.prior_penalty(tf.constant([[200.0, 0.0]]), [0.5, 0.5]))
 
 
+def test_prior_penalty_of_a_moving_mean_has_the_batchs_gradient_at_full_scale():
+    logits = tf.constant(np.random.default_rng(1).normal(size=(6, 3)))
+    prior, mean = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        batch_mean = tf.reduce_mean(tf.nn.softmax(logits), axis=0)
+        moved = 0.75 * mean + 0.25 * batch_mean
+        slopes = -tf.reduce_sum(prior / tf.stop_gradient(moved) * batch_mean)
+        value = losses.prior_penalty(logits, prior, tf.constant(mean), 0.25)
+        alone = losses.prior_penalty(logits, prior)
+        whole = losses.prior_penalty(logits, prior, tf.constant(mean), 1.0)
+    expected = np.sum(prior * np.log(prior / moved))
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        tape.gradient(value, logits), tape.gradient(slopes, logits), rtol=1e-10
+    )
+    # A batch that is all of the mean has no need of another.
+    assert whole == alone
+    np.testing.assert_array_equal(
+        tape.gradient(whole, logits), tape.gradient(alone, logits)
+    )
+
+
 def test_cross_entropy_and_mae_at_extremes():
     logits = tf.constant([[100.0, -100.0], [100.0, -100.0]])
     targets = tf.constant([[1.0, 0.0], [0.0, 1.0]])

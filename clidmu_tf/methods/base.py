@@ -70,7 +70,7 @@ class NoisyLabelModel(keras.Model):
 
     def _build_inside(self):
         inside = features_and_logits(self.classifier, self.feature_layer)
-        _refuse_float16(self.classifier)
+        _refuse_layers(self.classifier)
         # A function, so that Keras does not track the shared weights twice.
         self._inside = lambda: inside
         self._num_features, self.num_classes = (
@@ -125,8 +125,8 @@ class NoisyLabelModel(keras.Model):
                 f"compile() received {sorted(kwargs)}, which {type(self).__name__} "
                 "does not take: it brings its own loss and runs one step at a time."
             )
-        _check_choice("jit_compile", jit_compile, JIT_CHOICES)
-        _check_choice("batch_scope", batch_scope, BATCH_SCOPES)
+        check_choice("jit_compile", jit_compile, JIT_CHOICES)
+        check_choice("batch_scope", batch_scope, BATCH_SCOPES)
         super().compile(
             optimizer=optimizer,
             metrics=metrics,
@@ -189,7 +189,11 @@ class NoisyLabelModel(keras.Model):
             self.build(_input_shape(x))
         if y is not None:
             check_labels(y, self.num_classes)
-        return super().fit(x, y, **kwargs)
+        callbacks = kwargs.pop("callbacks", None) or []
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        # First, so that no other callback saves what diverged.
+        return super().fit(x, y, callbacks=[_Guard(), *callbacks], **kwargs)
 
     def step_kind(self, step):
         """Names the kind of training step number `step`, counted from 0."""
@@ -320,15 +324,28 @@ class NoisyLabelModel(keras.Model):
 
     def apply_step(self, gradient, state):
         """Applies the gradient (the replicas' shares are summed), assigns state."""
-        self.optimizer.apply(gradient, self._theta())
+        self.optimizer.apply(self._regularised(gradient), self._theta())
         if self.is_distributed:
             state = mean_over_replicas(state)
         for variable, value in zip(self._state(), state, strict=True):
             variable.assign(value)
 
+    def _regularised(self, gradient):
+        """Adds the slopes of the layers' weight regularisers, which read no data."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        found = list(gradient)
+        for i, variable in enumerate(self._theta()):
+            if variable.regularizer is not None:
+                value = tf.convert_to_tensor(variable.value)
+                with tf.GradientTape() as tape:
+                    tape.watch(value)
+                    penalty = variable.regularizer(value)
+                found[i] += tape.gradient(penalty, value) / replicas
+        return found
+
     def log_step(self, x, y, sample_weight, logits, loss, **values):
         """Updates the metrics of a training step and returns what they say."""
-        logits = self.replicas.scatter(logits)
+        logits = self.replicas.scatter(logits, self.replicas.rows(y))
         self._loss_tracker.update_state(loss)
         for name, value in values.items():
             self._trackers[name].update_state(value)
@@ -337,6 +354,11 @@ class NoisyLabelModel(keras.Model):
         return logs | self.compute_metrics(x, y, self._scores(logits), sample_weight)
 
     # --- evaluation
+
+    def evaluate(self, x=None, y=None, **kwargs):
+        """As `keras.Model.evaluate`."""
+        self._require_built()
+        return super().evaluate(x, y, **kwargs)
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -420,6 +442,13 @@ class NoisyLabelModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
 
+class _Guard(keras.callbacks.Callback):
+    """Checks the logs of every epoch, however few steps it has."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.check_logs(logs)
+
+
 def _input_shape(x):
     spec = x.element_spec if isinstance(x, tf.data.Dataset) else x
     spec = spec[0] if isinstance(spec, tuple) else spec
@@ -427,7 +456,12 @@ def _input_shape(x):
     return None if shape is None else (None, *shape[1:])
 
 
-def _check_choice(name, value, choices):
+def count(x):
+    """The number of examples of one input or of several."""
+    return len(keras.tree.flatten(x)[0])
+
+
+def check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}; received {value!r}.")
 
@@ -438,13 +472,19 @@ def at_least_float32(tensor):
     return tf.cast(tensor, tf.float32) if half else tensor
 
 
-def _refuse_float16(classifier):
+def _refuse_layers(classifier):
+    """Refuses what a gradient through the logits alone would leave out, or lose."""
     for layer in classifier._flatten_layers():
         if layer.compute_dtype == "float16":
             raise ValueError(
                 f"layer {layer.name!r} computes in float16, the virtual step of which "
                 "underflows without loss scaling; use the policy 'mixed_bfloat16' or "
                 "'float32'."
+            )
+        if layer.activity_regularizer is not None:
+            raise ValueError(
+                f"layer {layer.name!r} has an activity_regularizer, which the meta "
+                "step does not see; use a kernel_regularizer, or weight decay."
             )
 
 

@@ -15,6 +15,7 @@ from clidmu_tf.methods.base import (
     REFERENCE_TEMPERATURE,
     NoisyLabelModel,
     at_least_float32,
+    check_choice,
 )
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.weighting import Weighting, update_classes
@@ -46,7 +47,9 @@ class CLIDMU(NoisyLabelModel):
         temperature: Of CLID, above 0.
         class_balance: Whether each given class keeps its share of the total
             weight. `VRI` masks logits and has no such weight; it is left out there.
-        prior_penalty: Weight λ ≥ 0 of KL(given labels' shares ‖ mean prediction).
+        prior_penalty: Weight λ ≥ 0 of KL(given labels' shares ‖ mean prediction). The
+            mean is the batch's, and with less than ten examples a class in a batch a
+            moving average over as many.
         warmup_steps: Steps of plain cross-entropy before the first meta step.
         meta_interval: A meta update every so many steps; the steps between reuse
             the weight net as it is. 1 is the paper.
@@ -94,8 +97,8 @@ class CLIDMU(NoisyLabelModel):
         seed=None,
         **kwargs,
     ):
-        _check_one_of("meta_objective", meta_objective, META_OBJECTIVES)
-        _check_one_of("virtual_scope", virtual_scope, VIRTUAL_SCOPES)
+        check_choice("meta_objective", meta_objective, META_OBJECTIVES)
+        check_choice("virtual_scope", virtual_scope, VIRTUAL_SCOPES)
         _check_at_least("prior_penalty", prior_penalty, 0)
         _check_at_least("warmup_steps", warmup_steps, 0)
         _check_at_least("meta_interval", meta_interval, 1)
@@ -117,24 +120,23 @@ class CLIDMU(NoisyLabelModel):
 
     def build_method(self):
         self.weight_net.build_for(self._num_features, self.num_classes)
-        # Moving mean weight of each given class, and how often each was given.
-        self.class_mean = self.add_weight(
-            shape=(self.num_classes,),
-            initializer="ones",
-            trainable=False,
-            name="class_mean",
+        # Of each class: its moving mean weight, how often it was given, and its
+        # moving mean prediction.
+        self.class_mean = self._class_variable("class_mean", 1.0)
+        self.class_count = self._class_variable("class_count", 1.0)
+        self.class_prediction = self._class_variable(
+            "class_prediction", 1 / self.num_classes
         )
-        self.class_count = self.add_weight(
-            shape=(self.num_classes,),
-            initializer="ones",
-            trainable=False,
-            name="class_count",
-        )
-        self._virtual = virtual_variables(self.classifier, self.virtual_scope)
+
+    def _class_variable(self, name, value):
+        start = keras.initializers.Constant(value)
+        return self.add_weight((self.num_classes,), start, trainable=False, name=name)
 
     def _build_optimizers(self):
         super()._build_optimizers()
         if self.built and self.compiled:
+            # Layers may have been frozen or thawed since the last compile().
+            self._virtual = virtual_variables(self.classifier, self.virtual_scope)
             self.meta_optimizer.build(self.weight_net.trainable_variables)
 
     def compile(self, optimizer="sgd", meta_optimizer=None, **kwargs):
@@ -150,6 +152,11 @@ class CLIDMU(NoisyLabelModel):
         """
         if meta_optimizer is None:
             meta_optimizer = keras.optimizers.Adam(1e-3)
+        if meta_optimizer is optimizer:
+            raise ValueError(
+                "optimizer and meta_optimizer must be two objects, since each keeps "
+                f"the state of its own weights; received {optimizer!r} twice."
+            )
         self.meta_optimizer = keras.optimizers.get(meta_optimizer)
         super().compile(optimizer, **kwargs)
         self._compile_arguments["meta_optimizer"] = self.meta_optimizer
@@ -162,9 +169,9 @@ class CLIDMU(NoisyLabelModel):
         Args:
             x: Training inputs, or a `tf.data.Dataset` of batches.
             y: The given labels: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`.
-            meta_data: Inputs for the meta objective (arrays, or a dataset of
-                batches); `(inputs, labels)` for a supervised one. `None` takes the
-                batch's own inputs.
+            meta_data: Inputs for the meta objective (an array, a list or dict of
+                several, or a dataset of batches); `(inputs, labels)` for a supervised
+                one. `None` takes the batch's own inputs.
             meta_batch_size: Examples of `meta_data` a step; `None` for `batch_size`.
             **kwargs: As for `keras.Model.fit`.
         """
@@ -186,6 +193,8 @@ class CLIDMU(NoisyLabelModel):
     def _iterate_meta(self, meta_data, batch_size):
         if meta_data is None:
             return None
+        if isinstance(meta_data, list):  # several inputs, and no labels
+            meta_data = (tuple(meta_data),)
         dataset = meta_data
         strategy = self.distribute_strategy
         distributed = isinstance(dataset, tf.distribute.DistributedDataset)
@@ -209,7 +218,7 @@ class CLIDMU(NoisyLabelModel):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = self.gather_batch(y, sample_weight)
         batch["noise"] = self._draw_noise(batch["targets"])
-        meta_x, meta_y = meta if isinstance(meta, tuple) else (meta, None)
+        meta_x, meta_y, _ = keras.utils.unpack_x_y_sample_weight(meta)
         if meta_y is not None:
             meta_y = self.replicas.gather(to_targets(meta_y, self.num_classes))
         gradient, state, logits, classes, logs = compute(
@@ -224,11 +233,8 @@ class CLIDMU(NoisyLabelModel):
             tf.convert_to_tensor(self.optimizer.learning_rate),
         )
         self.apply_step(gradient, state)
-        for variable, value in zip(
-            (self.class_mean, self.class_count),
-            mean_over_replicas(classes),
-            strict=True,
-        ):
+        classes = mean_over_replicas(classes)
+        for variable, value in zip(self._class_variables(), classes, strict=True):
             variable.assign(value)
         return self.log_step(x, y, sample_weight, logits, **logs)
 
@@ -266,7 +272,9 @@ class CLIDMU(NoisyLabelModel):
                 "mean_weight": tf.reduce_mean(weights),
                 "meta_grad_norm": tf.linalg.global_norm(meta_gradient or [0.0]),
             }
-            classes = update_classes(classes, weights, batch["targets"], kind)
+            classes = update_classes(
+                classes, weights, here.logits, batch["targets"], kind
+            )
             return gradient, state, here.logits, classes, logs
 
         return step
@@ -299,10 +307,11 @@ class CLIDMU(NoisyLabelModel):
         seed = tf.cast(self.draws.next(), "int32")
         return tf.random.stateless_normal(shape, seed, dtype=targets.dtype)
 
+    def _class_variables(self):
+        return [self.class_mean, self.class_count, self.class_prediction]
+
     def _classes(self):
-        return [
-            tf.convert_to_tensor(v.value) for v in (self.class_mean, self.class_count)
-        ]
+        return [tf.convert_to_tensor(v.value) for v in self._class_variables()]
 
     def check_logs(self, logs):
         super().check_logs(logs)
@@ -327,9 +336,11 @@ class CLIDMU(NoisyLabelModel):
         Returns:
             `(n,)` NumPy array, zero or above, with mean one.
         """
+        self._require_built()
         batches = x
         if not isinstance(x, tf.data.Dataset):
-            batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+            arrays = (keras.tree.lists_to_tuples(x), np.asarray(y))
+            batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
 
         weigh = tf.function(self.weigh, reduce_retracing=True)
         weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
@@ -364,11 +375,6 @@ def _has_labels(meta_data):
     if isinstance(meta_data, tf.data.Dataset | tf.distribute.DistributedDataset):
         return isinstance(meta_data.element_spec, tuple)
     return isinstance(meta_data, tuple) and len(meta_data) == 2
-
-
-def _check_one_of(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}; received {value!r}.")
 
 
 def _check_at_least(name, value, least):

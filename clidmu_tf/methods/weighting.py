@@ -2,10 +2,13 @@
 
 import tensorflow as tf
 
-from clidmu_tf.losses import cross_entropy, prior_penalty
+from clidmu_tf.losses import cross_entropy, log_mean_prediction, prior_penalty
 from clidmu_tf.weight_nets import VRI
 
 CLASS_MOMENTUM = 0.9
+# What a mean prediction is taken over, at least: a batch with fewer examples a class
+# tells little of how often each class is predicted.
+EXAMPLES_A_CLASS = 10
 
 
 class Weighting:
@@ -13,12 +16,13 @@ class Weighting:
 
     Batches are dictionaries of `targets` `(n, num_classes)`, `sample_weight` `(n,)`
     and VRI's `noise` `(2, n, num_classes)`, for the virtual and the real loss;
-    `classes` is the mean weight and the count of each given class.
+    `classes` is what `update_classes` keeps of each class.
 
     Args:
         weight_net: `WNet` or `VRI`.
         class_balance: Whether each given class keeps its share of the total weight.
-        prior_penalty: Weight λ of KL(given labels' shares ‖ mean prediction).
+        prior_penalty: Weight λ of KL(given labels' shares ‖ mean prediction), the
+            mean over ten examples a class or more: the batch, or a moving average.
     """
 
     def __init__(self, weight_net, class_balance, prior_penalty):
@@ -29,13 +33,16 @@ class Weighting:
 
     def loss(self, batch, classes):
         """L_w of a batch: `(phi, features, logits, virtual) → scalar`."""
-        prior = classes[1] / tf.reduce_sum(classes[1])
+        _, count, prediction = classes
+        prior = count / tf.reduce_sum(count)
         of_labels = self._masked if self.masks else self._weighted
 
         def training_loss(phi, features, logits, virtual):
             loss = of_labels(phi, features, logits, batch, classes, virtual)
             if self.prior_penalty:
-                loss += self.prior_penalty * prior_penalty(logits, prior)
+                loss += self.prior_penalty * prior_penalty(
+                    logits, prior, prediction, batch_share(logits)
+                )
             return loss
 
         return training_loss
@@ -74,23 +81,34 @@ class Weighting:
         return self.weight_net.stateless_call(phi, fixed, *inputs)[0]
 
 
-def update_classes(classes, weights, targets, kind):
-    """Moves each class's mean weight, and counts how often each class was given.
+def batch_share(logits):
+    """How much of the mean prediction is the batch's, in (0, 1]."""
+    examples, classes = tf.unstack(tf.cast(tf.shape(logits), logits.dtype), 2)
+    return tf.minimum(examples / (EXAMPLES_A_CLASS * classes), 1.0)
+
+
+def update_classes(classes, weights, logits, targets, kind):
+    """Moves what is known of each class along, by the real pass.
 
     Args:
-        classes: The mean weight and the count of each class, `(num_classes,)` each.
-        weights: `(n,)`, the weights of the real pass.
+        classes: Its mean weight, how often it was given, and its mean predicted
+            probability, `(num_classes,)` each.
+        weights: `(n,)`, the weights.
+        logits: `(n, num_classes)`.
         targets: `(n, num_classes)`, the given labels.
-        kind: The kind of step; a warm-up has no weights, and only counts.
+        kind: The kind of step; a warm-up has no weights.
 
     Returns:
-        The new mean weights and counts.
+        The same three, moved.
     """
-    mean, count = classes
+    mean, count, prediction = classes
     given = tf.reduce_sum(targets, axis=0)
     if kind != "warmup":
         present = tf.linalg.matvec(targets, weights, transpose_a=True)
         batch_mean = tf.math.divide_no_nan(present, given)
         moved = CLASS_MOMENTUM * mean + (1 - CLASS_MOMENTUM) * batch_mean
         mean = tf.where(given > 0, moved, mean)
-    return [mean, count + given]
+    share = batch_share(logits)
+    batch_prediction = tf.exp(log_mean_prediction(logits))
+    prediction = (1 - share) * prediction + share * batch_prediction
+    return [mean, count + given, prediction]

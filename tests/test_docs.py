@@ -35,7 +35,10 @@ def test_every_config_is_understood_and_says_how_to_run_it(path):
     lines = path.read_text().splitlines()
     settings = [line for line in lines if line and not line.startswith("#")]
     names = {field.name for field in config.dataclasses.fields(config.Config)}
-    assert {line[2:].split("=")[0] for line in settings} <= names
+    given = [line[2:].split("=")[0] for line in settings]
+    assert set(given) <= names
+    assert len(given) == len(set(given)), "a flag stands twice"
+    assert not [line for line in settings if " --" in line]
     read = config.read(path)
     assert read.workdir == f"runs/{path.stem}"
     assert f"--flagfile=configs/{path.name}" in "\n".join(lines)

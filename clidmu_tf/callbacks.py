@@ -8,6 +8,7 @@ import pandas as pd
 import tensorflow as tf
 
 from clidmu_tf.checkpoints import read_arrays, write_arrays, write_atomically
+from clidmu_tf.errors import check_finite
 from clidmu_tf.features import ends_in_softmax, features_and_logits
 from clidmu_tf.losses import clid
 from clidmu_tf.methods.base import at_least_float32, count
@@ -66,6 +67,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         value = mean_clid(self._inside, self.data, self.temperature, self.batch_size)
+        check_finite("snapshot_clid", value, epoch)  # before it is kept, or written
         if logs is not None:
             logs["snapshot_clid"] = value
         weights = self.model.classifier.get_weights()

@@ -1,5 +1,7 @@
 """Errors a user can act on."""
 
+import math
+
 
 class UserError(ValueError):
     """A mistake in what was asked for; its one sentence says the way out.
@@ -10,6 +12,21 @@ class UserError(ValueError):
 
 class TrainingDiverged(RuntimeError):
     """Training cannot go on: the loss is not finite, or all weights are zero."""
+
+
+def check_finite(name, value, epoch):
+    """Raises `TrainingDiverged` where what was measured after an epoch is no number.
+
+    Args:
+        name: What was measured.
+        value: What came out.
+        epoch: Number of the epoch, counted from 0.
+    """
+    if not math.isfinite(value):
+        raise TrainingDiverged(
+            f"{name} is {value} after epoch {epoch + 1}: lower the learning rate (and "
+            "the meta learning rate)."
+        )
 
 
 class Preempted(Exception):

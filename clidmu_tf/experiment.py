@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf import augment, backbones, data, noise, strategies
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import UserError, check_finite
 from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import cross_entropy
@@ -317,6 +317,7 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         found = evaluate(self.measure, self.source.test, self.source, self.config)
+        check_finite("val_loss", found["loss"], epoch)
         logs.update({f"val_{name}": value for name, value in found.items()})
         holdout = self.source.holdout
         if holdout is not None:

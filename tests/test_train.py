@@ -306,6 +306,22 @@ def test_run_that_diverges_says_so(cli, tmp_path):
     assert_refused(found, "The loss is nan", "lower the learning rate", code=3)
 
 
+@pytest.mark.parametrize("name", ["val_loss", "snapshot_clid"])
+def test_run_that_diverges_in_its_last_step_saves_nothing(
+    name, cli, tmp_path, monkeypatch
+):
+    # One step: its loss is that of the weights before it.
+    bad = (*SMALL, "--method=cross_entropy", "--learning_rate=1e30", "--epochs=1")
+    if name == "snapshot_clid":
+        good = {"accuracy": 0.1, "loss": 2.3}
+        monkeypatch.setattr(experiment, "evaluate", lambda *args: good)
+    workdir = tmp_path / "run"
+    found = cli(*bad, "--steps_per_epoch=1", f"--workdir={workdir}")
+    assert_refused(found, f"{name} is nan after epoch 1", "learning rate", code=3)
+    assert not list((workdir / "checkpoints").iterdir())
+    assert not (workdir / "metrics.csv").exists()
+
+
 # --- whose the workdir is
 
 

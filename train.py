@@ -50,6 +50,7 @@ with without_chatter():
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_PREEMPTED = 75
+EXIT_INTERRUPTED = 130
 
 DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
@@ -83,6 +84,10 @@ def main(argv):
         fail(error, EXIT_DIVERGED)
     except Preempted as error:
         fail(error, EXIT_PREEMPTED)
+    except KeyboardInterrupt:
+        goes_on = flags.FLAGS.task in ("train", "tune")
+        how = "goes on from the last checkpoint" if goes_on else "starts anew"
+        fail(f"Interrupted: the same command {how}.", EXIT_INTERRUPTED)
 
 
 def fail(error, code):

@@ -203,7 +203,8 @@ def is_worker():
     """Whether this process runs trials for a chief elsewhere.
 
     Raises:
-        UserError: KerasTuner's environment variables are there in part.
+        UserError: KerasTuner's environment variables are there in part, or the port is
+            none.
     """
     if "KERASTUNER_ORACLE_IP" not in os.environ:
         return False
@@ -212,6 +213,12 @@ def is_worker():
             raise UserError(
                 f"KERASTUNER_ORACLE_IP is set and {name} is not: set both, or none."
             )
+    port = os.environ["KERASTUNER_ORACLE_PORT"]
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(
+            "KERASTUNER_ORACLE_PORT must be a whole number from 1 to 65535; received "
+            f"{port!r}."
+        )
     return "chief" not in os.environ["KERASTUNER_TUNER_ID"]
 
 

@@ -36,7 +36,8 @@ def check_tf_config(text):
     """Raises a UserError where TF_CONFIG does not name workers and a task."""
     try:
         cluster = json.loads(text)
-        workers, index = cluster["cluster"]["worker"], cluster["task"]["index"]
+        workers = list(cluster["cluster"]["worker"])
+        index = int(cluster["task"]["index"])  # as TensorFlow, which takes "0" too
     except (ValueError, KeyError, TypeError):
         raise UserError(
             "--strategy=multi_worker needs TF_CONFIG, such as '"

@@ -322,6 +322,19 @@ def test_run_that_diverges_in_its_last_step_saves_nothing(
     assert not (workdir / "metrics.csv").exists()
 
 
+@pytest.mark.parametrize(
+    "task, words",
+    [("train", "goes on from the last checkpoint."), ("prepare", "starts anew.")],
+)
+def test_interrupt_is_said_in_a_line(task, words, cli, monkeypatch):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(run.TASKS, task, interrupt)
+    found = cli(f"--task={task}")
+    assert_refused(found, "Interrupted: the same command", words, code=130)
+
+
 # --- whose the workdir is
 
 
@@ -405,12 +418,21 @@ def test_full_disk_is_named(cli, tmp_path, monkeypatch):
             "names chief besides the workers",
         ),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}', "none of its 1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "1"}}', "none of its 1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "needs TF_CONFIG"),
+        ('{"cluster": {"worker": 1}, "task": {"index": 0}}', "needs TF_CONFIG"),
     ],
 )
 def test_tf_config_that_does_not_fit_is_refused(text, words, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UserError, match=words):
         strategies.make("multi_worker")
+
+
+def test_task_index_may_be_a_string_as_in_tensorflow():
+    strategies.check_tf_config(
+        '{"cluster": {"worker": ["a:1"]}, "task": {"index": "0"}}'
+    )
 
 
 def test_batch_must_divide_by_the_replicas():

@@ -237,6 +237,15 @@ def test_half_of_the_workers_variables_is_refused(monkeypatch):
         search.is_worker()
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "65536", ""])
+def test_port_that_is_none_is_refused(port, monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", port)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    with pytest.raises(UserError, match=f"KERASTUNER_ORACLE_PORT .* '{port}'"):
+        search.is_worker()
+
+
 # --- the holdout
 
 

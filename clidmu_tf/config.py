@@ -9,6 +9,12 @@ from clidmu_tf.search import OBJECTIVES, SEARCHABLE, TUNERS
 
 TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
 METHODS = ("clid_mu", "cross_entropy")
+# What --method=cross_entropy makes no use of.
+OF_CLID_MU = (
+    *("weight_net", "meta_objective", "temperature", "class_balance", "prior_penalty"),
+    *("warmup_epochs", "meta_interval", "virtual_scope", "meta_batch_size"),
+    *("meta_optimizer", "meta_learning_rate", "meta_weight_decay"),
+)
 
 
 def setting(default, help, choices=None, least=None, most=None):
@@ -173,6 +179,11 @@ class Config:
             raise UserError(
                 f"--temperature must be above 0; received {self.temperature}."
             )
+        if (self.noise == "none") != (self.noise_rate == 0):
+            raise UserError(
+                f"--noise={self.noise} and --noise_rate={self.noise_rate} do not go "
+                "together: give a noise and a rate above 0, or neither."
+            )
 
     def flags(self):
         """Returns the settings as lines of a flagfile."""
@@ -189,6 +200,17 @@ class Config:
             for name in names
             if getattr(self, name) != getattr(other, name)
         ]
+
+    def given(self, but=()):
+        """Returns `--name=value` of each setting that is not at its default."""
+        return Config().differences(self, but)
+
+    def unused(self):
+        """Returns those of the given settings that the method makes no use of."""
+        if self.method == "clid_mu":
+            return []
+        others = {field.name for field in dataclasses.fields(self)} - {*OF_CLID_MU}
+        return self.given(but=others)
 
     def replace(self, **changes):
         """Returns a copy with some settings changed."""

@@ -154,7 +154,13 @@ def meta_arguments(config, source, strategy, start_step):
                 "--clean_label_key, or use --meta_objective=clid."
             )
         split = dataclasses.replace(split, labels=split.clean_labels)
-    size = min(config.meta_batch_size or config.batch_size, len(split))
+    if config.meta_batch_size > len(split):
+        raise UserError(
+            f"--meta_batch_size={config.meta_batch_size} is larger than the "
+            f"{len(split)} training examples that meta batches are drawn from: lower "
+            "it, or raise --meta_examples."
+        )
+    size = config.meta_batch_size or min(config.batch_size, len(split))
     # Another seed than the labelled batches, so that the two don't go together.
     dataset = batches(config, source, strategy, start_step, size, split, seed=10**6)
     if not supervised:

@@ -24,7 +24,7 @@ from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble, WeightHistogram
 from clidmu_tf.checkpoints import Checkpointer, write_atomically
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods.clid_mu import CLIDMU
-from clidmu_tf.workdir import Workdir
+from clidmu_tf.workdir import FREE, Workdir
 
 
 def train(config, is_trial=False):
@@ -55,6 +55,9 @@ def train(config, is_trial=False):
     experiment.meta_arguments(config, source, strategy, 0)
     if chief:
         workdir.claim(config)
+        if config.unused() and not is_trial:
+            unused = " ".join(config.unused())
+            print(f"--method={config.method} makes no use of {unused}.")
     fit(config, source, steps, model, strategy, workdir, chief, is_trial)
 
 
@@ -218,12 +221,25 @@ def restored(workdir, trained, source):
 
 
 def settings_of(workdir, config):
-    """The settings of a run, but for where the data are now, and which are tested."""
+    """The settings of a run, but for where the data are now, and which are tested.
+
+    Raises:
+        UserError: There is no run, or others of its settings are asked for.
+    """
     trained = workdir.read_config()
     if trained.task == "tune":
         raise UserError(
             f"--workdir={workdir.path} holds a search: give one of its trials, in "
             f"{workdir.trials}."
+        )
+    free = (*FREE, "test_split")
+    given = set(config.given(but=free))
+    others = [d for d in trained.differences(config, but=free) if d in given]
+    if others:
+        raise UserError(
+            f"--task={config.task} goes by the settings of the run in "
+            f"--workdir={workdir.path}, which differs in {' '.join(others)}: leave "
+            "them out, or name the workdir of another run."
         )
     data_dir = config.data_dir or trained.data_dir
     test_split = config.test_split or trained.test_split

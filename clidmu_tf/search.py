@@ -25,7 +25,7 @@ SEARCHABLE = {
 }
 
 
-def search_space(names, base, epochs, examples):
+def search_space(names, base, epochs, examples, meta_examples=None):
     """Returns the space to search: each setting around the value that it has.
 
     Args:
@@ -33,6 +33,7 @@ def search_space(names, base, epochs, examples):
         base: The value of each of `SEARCHABLE`.
         epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
         examples: Training examples; no batch is larger.
+        meta_examples: Those of them that meta batches are drawn from; `None` for all.
 
     Returns:
         `keras_tuner.HyperParameters`.
@@ -63,7 +64,8 @@ def search_space(names, base, epochs, examples):
             sizes = batch_sizes(value, examples)
             hyperparameters.Choice(name, sizes, default=value)
         else:  # 0: the batch's own inputs
-            sizes = batch_sizes(value or base["batch_size"], examples)
+            most = min(examples, meta_examples or examples)
+            sizes = batch_sizes(value or base["batch_size"], most)
             hyperparameters.Choice(name, [0, *sizes], default=value)
     return hyperparameters
 

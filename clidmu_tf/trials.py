@@ -74,7 +74,7 @@ def space_of(config):
                 )
     examples = len(experiment.noisy_source(config).train)
     base = {name: getattr(config, name) for name in SEARCHABLE}
-    return search_space(names, base, config.epochs, examples)
+    return search_space(names, base, config.epochs, examples, config.meta_examples)
 
 
 def names_of(config):

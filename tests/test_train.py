@@ -192,6 +192,19 @@ def test_config_comes_back_from_its_file(tmp_path):
     assert config_module.read(tmp_path / "config.cfg") == config
 
 
+def test_settings_without_use_are_named(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "fit", lambda *args: None)
+    flags = ("--weight_net=vri", "--warmup_epochs=1", "--meta_examples=30")
+    for method, words in [
+        ("cross_entropy", "no use of --weight_net=vri --warmup_epochs=1.\n"),
+        ("clid_mu", ""),
+    ]:
+        workdir = f"--workdir={tmp_path / method}"
+        found = cli(*SMALL, f"--method={method}", *flags, workdir)
+        assert found.code == 0 and found.out.endswith(words)
+        assert ("no use of" in found.out) == bool(words)
+
+
 # --- what is wrong with the command
 
 
@@ -230,6 +243,14 @@ def test_value_of_another_type_is_refused(flag, cli):
     [
         (["--noise_rate=1.5"], ["--noise_rate must be from 0 to 1; received 1.5"]),
         (["--noise_rate=nan"], ["--noise_rate must be", "nan"]),
+        (["--noise=none"], ["--noise=none and --noise_rate=0.4 do not go together"]),
+        (["--noise_rate=0"], ["--noise=symmetric and --noise_rate=0.0 do not go"]),
+        (["--image_size=4"], ["image_size=4 is not that of digits"]),
+        (
+            ["--meta_batch_size=60", "--meta_examples=59"],
+            ["--meta_batch_size=60 is larger than the 59", "raise --meta_examples"],
+        ),
+        (["--meta_batch_size=301"], ["--meta_batch_size=301 is larger than the 300"]),
         (["--temperature=0"], ["--temperature must be above 0"]),
         (["--epochs=0"], ["--epochs must be 1 or more; received 0"]),
         (["--method=magic"], ["--method must be one of clid_mu", "'magic'"]),
@@ -342,6 +363,14 @@ def test_interrupt_is_said_in_a_line(task, words, cli, monkeypatch):
 def test_task_on_a_workdir_without_a_run_is_refused(task, cli, tmp_path):
     assert_refused(cli(f"--task={task}", f"--workdir={tmp_path}"), "holds no run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", ["audit", "evaluate", "export"])
+def test_task_on_a_run_takes_no_settings_of_another(task, finished, cli):
+    workdir, _ = finished
+    task = (f"--task={task}", f"--workdir={workdir}")
+    found = cli(*task, *SMALL, "--dataset=foo", "--seed=1", "--jit=off")
+    assert_refused(found, "which differs in --seed=1 --dataset=foo: leave them out")
 
 
 def test_workdir_of_another_run_is_not_touched(finished, cli):

@@ -57,6 +57,11 @@ def make(tmp_path, run=score, tuner="random", objective="noisy_accuracy", trials
 # --- what is proposed
 
 
+def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():
+    space = search.search_space(["meta_batch_size"], BASE, 5, 150, meta_examples=40)
+    assert space.space[0].values == [0, 25]
+
+
 def test_space_lies_around_the_values_at_hand():
     space = {hp.name: hp for hp in everything().space}
     assert list(space) == list(BASE)

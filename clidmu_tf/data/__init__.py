@@ -114,6 +114,11 @@ def _check(name, image_size, resize_size, holdout, on_bad_image):
         )
     if not 0 <= holdout <= 0.9:
         raise UserError(f"holdout must be from 0 to 0.9; received {holdout}.")
+    if name == "digits" and image_size not in (0, 8):
+        raise UserError(
+            f"image_size={image_size} is not that of digits, which stay 8 pixels wide: "
+            "leave it at 0."
+        )
     if resize_size and name == "digits":
         raise UserError(
             f"resize_size={resize_size} cuts a window from larger images, and digits "

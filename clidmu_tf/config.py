@@ -121,7 +121,7 @@ class Config:
         0, "Examples of the meta batch; 0: the labelled batch's own inputs.", least=0
     )
     meta_examples: int = setting(
-        1000, "Training examples that meta batches and CLID are drawn from.", least=1
+        1000, "Training examples that meta batches and CLID are drawn from.", least=2
     )
 
     optimizer: str = setting("sgd", "Classifier's optimizer.", ("sgd", "adam"))
@@ -183,6 +183,11 @@ class Config:
             raise UserError(
                 f"--noise={self.noise} and --noise_rate={self.noise_rate} do not go "
                 "together: give a noise and a rate above 0, or neither."
+            )
+        if self.lr_schedule != "constant" and self.lr_min > self.learning_rate:
+            raise UserError(
+                f"--lr_min={self.lr_min} is above --learning_rate={self.learning_rate}"
+                ", which --lr_schedule lowers: lower --lr_min."
             )
 
     def flags(self):

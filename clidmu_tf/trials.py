@@ -72,6 +72,9 @@ def space_of(config):
                     f"--method={config.method} has no {name} to search: give "
                     "--tune_space=batch_size,learning_rate."
                 )
+    if "learning_rate" in names:  # whatever is wrong with the lowest shows now
+        lowest = config.learning_rate / SEARCHABLE["learning_rate"]
+        config.replace(learning_rate=lowest)
     examples = len(experiment.noisy_source(config).train)
     base = {name: getattr(config, name) for name in SEARCHABLE}
     return search_space(names, base, config.epochs, examples, config.meta_examples)

@@ -245,6 +245,11 @@ def test_value_of_another_type_is_refused(flag, cli):
         (["--noise_rate=nan"], ["--noise_rate must be", "nan"]),
         (["--noise=none"], ["--noise=none and --noise_rate=0.4 do not go together"]),
         (["--noise_rate=0"], ["--noise=symmetric and --noise_rate=0.0 do not go"]),
+        (["--meta_examples=1"], ["--meta_examples must be 2 or more; received 1"]),
+        (
+            ["--lr_schedule=cosine", "--lr_min=0.03", "--learning_rate=0.02"],
+            ["--lr_min=0.03 is above --learning_rate=0.02"],
+        ),
         (["--image_size=4"], ["image_size=4 is not that of digits"]),
         (
             ["--meta_batch_size=60", "--meta_examples=59"],

@@ -382,6 +382,13 @@ def test_a_search_and_a_run_share_no_folder(killed):
             run.TASKS[task](searching)
 
 
+def test_a_floor_above_the_lowest_rate_of_a_search_is_refused_before_it(tmp_path):
+    config = SMALL.replace(lr_schedule="cosine", lr_min=0.005, workdir=str(tmp_path))
+    with pytest.raises(UserError, match="--lr_min=0.005 is above --learning_rate=0.00"):
+        run.TASKS["tune"](config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_trial_that_another_search_left_is_trained_anew(killed, capsys):
     workdir = killed[1]
     hyperparameters = keras_tuner.HyperParameters()

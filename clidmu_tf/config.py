@@ -31,7 +31,10 @@ class Config:
     workdir: str = setting("runs/digits", "Folder of the run; made if need be.")
     resume: bool = setting(True, "Go on where a run in --workdir stopped.")
     seed: int = setting(
-        0, "The one seed: weights, order, noise, augmentation.", least=0
+        0,
+        "The one seed: weights, order, noise, augmentation.",
+        least=0,
+        most=2**32 - 1,
     )
 
     dataset: str = setting(

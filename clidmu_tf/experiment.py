@@ -135,7 +135,7 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
 
 def augmentation(config):
     """The augmentation of a Config; windows cut by --resize_size are its crops."""
-    words = [word.strip() for word in config.augment.split(",")]
+    words = [word.strip() for word in config.augment.split(",") if word.strip()]
     if config.resize_size:
         words = [word for word in words if word != "crop"]
     return augment.build(",".join(words))

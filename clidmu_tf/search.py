@@ -93,8 +93,9 @@ def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
     arguments = {
         "objective": keras_tuner.Objective(objective, OBJECTIVES[objective]),
         "hyperparameters": hyperparameters,
-        # KerasTuner draws a seed of its own in place of 0, and counts up from it.
-        "seed": 1 + 100_000 * seed,
+        # KerasTuner draws a seed of its own in place of 0, and counts up from it to
+        # what NumPy takes.
+        "seed": 1 + 100_000 * seed % (2**32 - 200_000),
         # Trials that diverge are what a search must live with.
         "max_consecutive_failed_trials": 10**6,
     }

@@ -82,7 +82,8 @@ def space_of(config):
 
 def names_of(config):
     """The names of the settings to search, each once."""
-    return list(dict.fromkeys(name for name in config.tune_space.split(",") if name))
+    names = (name.strip() for name in config.tune_space.split(","))
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def run_trial(config, train, number, hyperparameters):

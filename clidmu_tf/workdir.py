@@ -80,10 +80,13 @@ class Workdir:
 
     def _check_run(self, config):
         other = config_module.read(self.config)
-        free = set(FREE)
-        if (other.task == "tune") != (config.task == "tune"):
-            free.remove("task")  # a search and a run share no folder
-        differences = other.differences(config, but=free)
+        kinds = ["a search" if c.task == "tune" else "a run" for c in (other, config)]
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                f"--workdir={self.path} holds {kinds[0]}, not {kinds[1]}, which "
+                f"--task={config.task} is: choose another --workdir."
+            )
+        differences = other.differences(config, but=FREE)
         if differences:
             raise UserError(
                 f"--workdir={self.path} holds another run, which differs in "

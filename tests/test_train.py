@@ -192,6 +192,13 @@ def test_config_comes_back_from_its_file(tmp_path):
     assert config_module.read(tmp_path / "config.cfg") == config
 
 
+def test_largest_seed_trains(cli, tmp_path):
+    largest = (*SMALL, "--seed=4294967295", "--epochs=1", "--steps_per_epoch=1")
+    # VRI, the augmentation and the meta batches draw from it too.
+    more = ("--weight_net=vri", "--augment=flip,", "--meta_batch_size=20")
+    assert cli(*largest, *more, f"--workdir={tmp_path / 'run'}").code == 0
+
+
 def test_settings_without_use_are_named(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "fit", lambda *args: None)
     flags = ("--weight_net=vri", "--warmup_epochs=1", "--meta_examples=30")
@@ -245,6 +252,7 @@ def test_value_of_another_type_is_refused(flag, cli):
         (["--noise_rate=nan"], ["--noise_rate must be", "nan"]),
         (["--noise=none"], ["--noise=none and --noise_rate=0.4 do not go together"]),
         (["--noise_rate=0"], ["--noise=symmetric and --noise_rate=0.0 do not go"]),
+        (["--seed=4294967296"], ["--seed must be from 0 to 4294967295"]),
         (["--meta_examples=1"], ["--meta_examples must be 2 or more; received 1"]),
         (
             ["--lr_schedule=cosine", "--lr_min=0.03", "--learning_rate=0.02"],

@@ -57,6 +57,21 @@ def make(tmp_path, run=score, tuner="random", objective="noisy_accuracy", trials
 # --- what is proposed
 
 
+@pytest.mark.parametrize("tuner", search.TUNERS)
+def test_largest_seed_searches(tuner, tmp_path):
+    proposals = search.oracle(
+        tuner, "noisy_accuracy", everything(), 6, 9, seed=2**32 - 1
+    )
+    found = search.Search(proposals, score, tmp_path)
+    found.search()
+    assert found.table()["temperature"].nunique() > 3
+
+
+def test_space_takes_blanks_and_empty_words():
+    config = Config(tune_space=" temperature, batch_size,")
+    assert trials.names_of(config) == ["temperature", "batch_size"]
+
+
 def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():
     space = search.search_space(["meta_batch_size"], BASE, 5, 150, meta_examples=40)
     assert space.space[0].values == [0, 25]
@@ -372,10 +387,10 @@ def test_finished_search_prints_its_table_again(killed, capsys):
 def test_a_search_and_a_run_share_no_folder(killed):
     workdir = killed[1]
     searching = workdir.read_config()
-    with pytest.raises(UserError, match="holds another run, .* --task=train"):
+    with pytest.raises(UserError, match="holds a search, not a run, .* --task=train"):
         run.TASKS["train"](searching.replace(task="train"))
     trial = config_module.read(workdir.trials / "000" / "config.cfg")
-    with pytest.raises(UserError, match="holds another run, .* --task=tune"):
+    with pytest.raises(UserError, match="holds a run, not a search, .* --task=tune"):
         run.TASKS["tune"](trial.replace(task="tune", tune_space="learning_rate"))
     for task in ("evaluate", "export"):
         with pytest.raises(UserError, match="holds a search: give one of its trials"):

@@ -55,6 +55,7 @@ def train(config, is_trial=False):
     experiment.meta_arguments(config, source, strategy, 0)
     if chief:
         workdir.claim(config)
+        workdir.write_source(source, steps)
         if config.unused() and not is_trial:
             unused = " ".join(config.unused())
             print(f"--method={config.method} makes no use of {unused}.")
@@ -179,11 +180,14 @@ def evaluate(config):
 
 
 def export_task(config):
-    """Exports the last checkpoint of a workdir, also of a run not yet finished."""
+    """Exports the last checkpoint of a workdir, also of a run not yet finished.
+
+    It takes the workdir alone: the data may be gone.
+    """
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
-    source = experiment.load_source(trained)
-    model, step, _ = restored(workdir, trained, source)
+    source = workdir.read_source()
+    model, step, _ = restored(workdir, trained, source, source.steps)
     export.export(
         model.classifier,
         workdir.export,
@@ -199,7 +203,8 @@ def audit_task(config):
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
     source = experiment.noisy_source(trained)
-    model, _, rows = restored(workdir, trained, source)
+    steps = experiment.steps_per_epoch(trained, source)
+    model, _, rows = restored(workdir, trained, source, steps)
     snapshots = snapshot_ensemble(trained, source, model, workdir)
     snapshots.restore(before_epoch=len(rows))
     issues = label_issues.write(trained, source, model, workdir, snapshots, rows)
@@ -209,9 +214,8 @@ def audit_task(config):
     )
 
 
-def restored(workdir, trained, source):
+def restored(workdir, trained, source, steps):
     """Returns a workdir's model at its last checkpoint, the step, and the metrics."""
-    steps = experiment.steps_per_epoch(trained, source)
     model = experiment.build_model(trained, source, steps)
     log = MetricsLog(workdir.metrics)
     step = Checkpointer(workdir.checkpoints, log).restore(model)

@@ -1,6 +1,7 @@
 """The folder of a run: what lies in it, and whose it is."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -25,6 +26,21 @@ FREE = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What a run's model needs to know of its data.
+
+    Attributes:
+        class_names: Names of the classes, in the order of the labels.
+        image_shape: `(height, width, channels)` that the network sees.
+        steps: Steps of an epoch.
+    """
+
+    class_names: tuple
+    image_shape: tuple
+    steps: int
+
+
 class Workdir:
     """The folder of a run.
 
@@ -37,6 +53,7 @@ class Workdir:
             raise UserError("--workdir is empty: name a folder for the run.")
         self.path = pathlib.Path(path)
         self.config = self.path / "config.cfg"
+        self.source = self.path / "source.json"
         self.metrics = self.path / "metrics.csv"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -131,14 +148,39 @@ class Workdir:
             )
         return config_module.read(self.config)
 
+    def read_source(self):
+        """Returns the `Described` that `write_source` wrote.
+
+        Raises:
+            UserError: It has not.
+        """
+        if not self.source.exists():
+            raise UserError(
+                f"--workdir={self.path} holds no {self.source.name}, which training "
+                "writes: go on with the run, by --task=train."
+            )
+        found = json.loads(self.source.read_text())
+        names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
+        return Described(names, shape, found["steps"])
+
+    def write_source(self, source, steps):
+        """Keeps what the model needs to know of the data, which may then move away."""
+        described = Described(source.class_names, source.image_shape, steps)
+        write_json(self.source, dataclasses.asdict(described))
+
     def read_summary(self):
         """Returns what the finished run came to."""
         return json.loads(self.summary.read_text())
 
     def write_summary(self, summary):
         """Writes the summary; with it the run is finished."""
-        text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.summary, lambda file: file.write(text.encode()))
+        write_json(self.summary, summary)
+
+
+def write_json(path, record):
+    """Writes a dict as JSON."""
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_config(path, config, heading):

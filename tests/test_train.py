@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_good_run_leaves_what_was_promised(finished):
     left = {p.relative_to(workdir).as_posix() for p in contents(workdir)}
     assert {
         "config.cfg",
+        "source.json",
         "metrics.csv",
         "summary.json",
         "curves.png",
@@ -166,7 +168,9 @@ def test_export_of_an_unfinished_run_serves_its_last_checkpoint(cli, tmp_path):
         patch.setattr(run, "tensorboard", lambda workdir: kill)
         stopped = cli(*SMALL, flag)
     assert stopped.code == 75 and "Saved at step 1 and stopped" in stopped.err
-    exported = cli("--task=export", flag)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", None)  # an export needs no data
+        exported = cli("--task=export", flag)
     assert exported.code == 0 and "as of step 1 " in exported.out
     saved = read_arrays(workdir / "checkpoints" / "step-000000001.npz").values()
     served = tf.saved_model.load(str(workdir / "export" / "1")).variables
@@ -306,6 +310,27 @@ def class_folders(root):
         (root / name).mkdir(parents=True)
         for i in range(6):
             Image.new("RGB", (9, 9), (40 * i, 0, 0)).save(root / name / f"{i}.png")
+
+
+def test_export_outlives_the_folder_that_was_trained_on(cli, tmp_path):
+    class_folders(tmp_path / "images")
+    workdir = tmp_path / "run"
+    trained = cli(
+        *("--dataset=folder", f"--data_dir={tmp_path / 'images'}", "--image_size=8"),
+        *("--batch_size=4", "--epochs=1", f"--workdir={workdir}"),
+    )
+    assert trained.code == 0, trained.err
+    written = contents(workdir / "export")
+    shutil.rmtree(workdir / "export")
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    found = cli("--task=export", f"--workdir={workdir}")
+    assert found.code == 0, found.err
+    names = workdir / "export" / "1" / "assets.extra" / "labels.txt"
+    assert names.read_text() == "cat\ndog\n"
+    assert contents(workdir / "export").keys() == written.keys()
+    (workdir / "source.json").unlink()
+    found = cli("--task=export", f"--workdir={workdir}")
+    assert_refused(found, "holds no source.json", "--task=train")
 
 
 def test_corrupt_image_is_refused_by_name_or_skipped(cli, tmp_path):

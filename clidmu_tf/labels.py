@@ -7,8 +7,8 @@ import tensorflow as tf
 def to_targets(labels, num_classes, dtype="float32"):
     """Returns labels as rows that sum to one.
 
-    A row that is no label (an index out of range, a soft label that does not
-    sum to one, NaN) becomes NaN, so that the loss shows it.
+    A row that is no label (an index out of range, a soft label below zero or one
+    that does not sum to one, NaN) becomes NaN, so that the loss shows it.
 
     Args:
         labels: `(n,)` or `(n, 1)` class indices, or `(n, num_classes)` one-hot or
@@ -26,7 +26,8 @@ def to_targets(labels, num_classes, dtype="float32"):
         indices = tf.cast(tf.reshape(labels, [-1]), "int64")
         targets = tf.one_hot(indices, num_classes, dtype=dtype)
     total = tf.reduce_sum(targets, axis=-1, keepdims=True)
-    return tf.where(tf.abs(total - 1) < 1e-3, targets, np.nan)
+    least = tf.reduce_min(targets, axis=-1, keepdims=True)
+    return tf.where((tf.abs(total - 1) < 1e-3) & (least >= 0), targets, np.nan)
 
 
 def check_labels(labels, num_classes):
@@ -37,9 +38,15 @@ def check_labels(labels, num_classes):
         num_classes: Number of classes.
     """
     labels = np.asarray(labels)
+    if labels.dtype.kind in "USO" and labels.size:
+        raise ValueError(
+            f"labels must be numbers; received {str(labels.flat[0])!r} first: "
+            f"encode them as whole numbers from 0 to {num_classes - 1}."
+        )
     if labels.ndim == 2 and labels.shape[1] == num_classes:
-        bad = ~(np.abs(labels.sum(axis=1) - 1) < 1e-3)
-        expected = "rows that sum to one"
+        is_label = (np.abs(labels.sum(axis=1) - 1) < 1e-3) & (labels >= 0).all(axis=1)
+        bad = ~is_label
+        expected = "rows of 0 or more that sum to one"
     elif labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
         labels = labels.reshape(-1)
         whole = np.floor(labels) == labels

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 import clidmu_tf as clidmu
 from clidmu_tf import losses
+from clidmu_tf.labels import check_labels, to_targets
 from reference import GOLDEN
 
 CASES = range(int(GOLDEN["clid_cases"]))
@@ -138,3 +139,23 @@ def test_clid_metric_is_the_mean_over_batches():
 def test_clid_metric_refuses_a_temperature_of_zero():
     with pytest.raises(ValueError, match="above 0; received temperature=0"):
         clidmu.CLID(temperature=0)
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (["cat", "dog"], "received 'cat' first: encode them .* from 0 to 2"),
+        (np.array(["cat", 1], object), "received 'cat' first: encode them"),
+        ([[1, 0, 0], [2, -1, 0]], "0 or more that sum to one; .* at index 1"),
+        ([[0.5, 0.4, 0.0]], "that sum to one; .* at index 0"),
+        ([0, 3], "whole numbers from 0 to 2; received 3 at index 1"),
+    ],
+)
+def test_labels_that_are_none_are_named(labels, words):
+    with pytest.raises(ValueError, match=words):
+        check_labels(labels, 3)
+
+
+def test_soft_label_below_zero_is_no_target():
+    targets = to_targets([[1.0, 0.0, 0.0], [2.0, -1.0, 0.0]], 3)
+    np.testing.assert_array_equal(targets, [[1, 0, 0], [np.nan] * 3])

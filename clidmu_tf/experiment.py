@@ -176,12 +176,20 @@ def meta_split(config, source):
 
 
 def snapshot_inputs(config, source):
-    """The inputs that CLID is measured on after each epoch."""
+    """The inputs that CLID is measured on after each epoch, as uint8.
+
+    They stay in memory, where floats would take four times the room.
+    """
     split = meta_split(config, source)
     found = data.evaluation_batches(
         split, batch_size=100, image_shape=source.image_shape
     )
-    return np.concatenate([x for x, _ in found.as_numpy_iterator()])
+    return np.concatenate([as_pixels(x) for x, _ in found.as_numpy_iterator()])
+
+
+def as_pixels(x):
+    """The uint8 images that whole values in 0..255 are, exactly."""
+    return np.round(x).astype("uint8")
 
 
 def raw_test(source, config):
@@ -189,7 +197,7 @@ def raw_test(source, config):
         source.test, batch_size=config.batch_size, image_shape=source.image_shape
     )
     for x, y in found.as_numpy_iterator():
-        yield np.round(x).astype("uint8"), y
+        yield as_pixels(x), y
 
 
 def steps_per_epoch(config, source):

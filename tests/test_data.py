@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from clidmu_tf import data
+from clidmu_tf import data, experiment
+from clidmu_tf.callbacks import mean_clid
+from clidmu_tf.config import Config
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.errors import UserError
 
@@ -65,6 +67,28 @@ def names_of(source):
 def pixels(split):
     batches = evaluation_batches(split, batch_size=50, image_shape=(8, 8, 3))
     return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_snapshot_inputs_are_bytes_that_count_as_the_floats(precision, root):
+    photo = np.random.default_rng(0).integers(0, 256, (33, 27, 3), "uint8")
+    for i, path in enumerate(sorted(root.rglob("*.png"))):
+        Image.fromarray(np.roll(photo, 5 * i)).save(path)
+    config = Config(
+        **{"dataset": "folder", "data_dir": str(root), "image_size": 8},
+        **{"batch_size": 4, "backbone": "small_cnn", "precision": precision},
+    )
+    source = experiment.noisy_source(config)
+    kept = experiment.snapshot_inputs(config, source)
+    split = experiment.meta_split(config, source)
+    floats = pixels(split)
+    assert kept.dtype == "uint8" and np.ptp(kept) > 100
+    np.testing.assert_array_equal(kept, floats)
+    model = experiment.build_model(config, source, 1)
+    values = [mean_clid(model._inside(), x, 0.5, 5) for x in (kept, floats)]
+    assert values[0] == values[1]
+    weights = [model.weigh(x, split.labels) for x in (kept, floats)]
+    np.testing.assert_array_equal(*weights)
 
 
 ODD_IMAGES = {

@@ -75,7 +75,9 @@ def space_of(config):
     if "learning_rate" in names:  # whatever is wrong with the lowest shows now
         lowest = config.learning_rate / SEARCHABLE["learning_rate"]
         config.replace(learning_rate=lowest)
-    examples = len(experiment.noisy_source(config).train)
+    source = experiment.noisy_source(config)
+    experiment.meta_arguments(config, source, None, 0)  # or every trial would say it
+    examples = len(source.train)
     base = {name: getattr(config, name) for name in SEARCHABLE}
     return search_space(names, base, config.epochs, examples, config.meta_examples)
 

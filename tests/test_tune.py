@@ -404,6 +404,15 @@ def test_a_floor_above_the_lowest_rate_of_a_search_is_refused_before_it(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["temperature", "meta_batch_size"])
+def test_a_meta_batch_that_is_too_large_is_refused_before_a_search(name, tmp_path):
+    sizes = {"meta_batch_size": 50, "meta_examples": 40, "method": "clid_mu"}
+    config = SMALL.replace(tune_space=name, workdir=str(tmp_path), **sizes)
+    with pytest.raises(UserError, match="--meta_batch_size=50 is larger than the 40"):
+        run.TASKS["tune"](config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_trial_that_another_search_left_is_trained_anew(killed, capsys):
     workdir = killed[1]
     hyperparameters = keras_tuner.HyperParameters()

@@ -35,7 +35,8 @@ demo: $(READY)
 
 test: lint
 	@echo "Tests (pytest, $(WORKERS) processes)"
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@# A file to a process, so that what its tests share is made once.
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	@echo "Lint (ruff, mypy)"

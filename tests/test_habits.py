@@ -89,6 +89,13 @@ def test_one_optimizer_for_two_is_refused():
         clidmu.CLIDMU(classifier()).compile(optimizer, meta_optimizer=optimizer)
 
 
+def test_two_optimizers_may_have_one_name():
+    (x, y), model = table(), clidmu.CLIDMU(classifier())
+    model.compile("sgd", meta_optimizer="sgd")
+    model.fit(x, y, verbose=0)
+    assert model.optimizer is not model.meta_optimizer
+
+
 def halves(x, form):
     parts = x[:, :1], x[:, 1:]
     return {"list": list, "tuple": tuple, "dict": named}[form](parts)

@@ -152,12 +152,14 @@ class CLIDMU(NoisyLabelModel):
         """
         if meta_optimizer is None:
             meta_optimizer = keras.optimizers.Adam(1e-3)
-        if meta_optimizer is optimizer:
+        # Two equal names make two optimizers; one optimizer is one.
+        optimizer = keras.optimizers.get(optimizer)
+        self.meta_optimizer = keras.optimizers.get(meta_optimizer)
+        if self.meta_optimizer is optimizer:
             raise ValueError(
                 "optimizer and meta_optimizer must be two objects, since each keeps "
                 f"the state of its own weights; received {optimizer!r} twice."
             )
-        self.meta_optimizer = keras.optimizers.get(meta_optimizer)
         super().compile(optimizer, **kwargs)
         self._compile_arguments["meta_optimizer"] = self.meta_optimizer
 

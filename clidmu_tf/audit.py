@@ -8,7 +8,7 @@ import tensorflow as tf
 from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import cross_entropy
-from clidmu_tf.methods.base import at_least_float32
+from clidmu_tf.methods.classifier_model import at_least_float32
 
 # Where another class is likelier than the given one.
 THRESHOLD = 0.5

@@ -11,7 +11,7 @@ from clidmu_tf.checkpoints import read_arrays, write_arrays, write_atomically
 from clidmu_tf.errors import check_finite
 from clidmu_tf.features import ends_in_softmax, features_and_logits
 from clidmu_tf.losses import clid
-from clidmu_tf.methods.base import at_least_float32, count
+from clidmu_tf.methods.classifier_model import at_least_float32, count
 from clidmu_tf.metrics import check_temperature
 
 BATCH = 100

@@ -12,7 +12,7 @@ from clidmu_tf.errors import UserError, check_finite
 from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import cross_entropy
-from clidmu_tf.methods.base import REFERENCE_TEMPERATURE
+from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
 from clidmu_tf.metrics import CLID

@@ -11,12 +11,8 @@ from clidmu_tf.features import virtual_variables
 from clidmu_tf.labels import check_labels, to_targets
 from clidmu_tf.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.meta_gradient import meta_step, real_gradient
-from clidmu_tf.methods.base import (
-    REFERENCE_TEMPERATURE,
-    NoisyLabelModel,
-    at_least_float32,
-    check_choice,
-)
+from clidmu_tf.methods.base import NoisyLabelModel, check_choice
+from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE, at_least_float32
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.weighting import Weighting, update_classes
 from clidmu_tf.metrics import check_temperature
@@ -80,7 +76,7 @@ class CLIDMU(NoisyLabelModel):
         this package's; the penalty is DivideMix's (Li et al., ICLR 2020).
     """
 
-    extra_logs = ("meta_loss", "clid", "mean_weight", "meta_grad_norm")
+    extra_logs = ("meta_loss", "mean_weight", "meta_grad_norm")
 
     def __init__(
         self,

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from clidmu_tf.losses import clid, cross_entropy
 from clidmu_tf.meta_gradient import real_gradient
-from clidmu_tf.methods.base import REFERENCE_TEMPERATURE, NoisyLabelModel
+from clidmu_tf.methods.base import NoisyLabelModel
+from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")

@@ -123,7 +123,7 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
             batch_size=batch_size,
             seed=config.seed + seed,
             image_shape=source.image_shape,
-            augment=augmentation(config),
+            **augmentation(config),
             start_step=start_step,
             num_shards=num_shards,
             shard_index=shard_index,
@@ -134,11 +134,11 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
 
 
 def augmentation(config):
-    """The augmentation of a Config; windows cut by --resize_size are its crops."""
+    """How `training_batches` augments; windows cut by --resize_size are the crops."""
     words = [word.strip() for word in config.augment.split(",") if word.strip()]
-    if config.resize_size:
-        words = [word for word in words if word != "crop"]
-    return augment.build(",".join(words))
+    of_window = ("crop", "flip") if config.resize_size else ()
+    rest = ",".join(word for word in words if word not in of_window)
+    return {"augment": augment.build(rest), "mirror": "flip" in words}
 
 
 def meta_arguments(config, source, strategy, start_step):

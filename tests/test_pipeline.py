@@ -207,3 +207,23 @@ def test_files_of_any_size_become_one_size_with_whole_values(tmp_path):
     np.testing.assert_array_equal(x[:3], np.full((3, 8, 8, 3), 90))
     expected = np.asarray(tf.image.resize(images[3], (8, 8))).round()
     np.testing.assert_array_equal(x[3], np.repeat(expected, 3, axis=-1))
+
+
+def test_half_of_the_random_windows_are_exact_mirrors(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 8, 10, 1), "uint8")
+    paths, labels = write_images(tmp_path, images), np.arange(EXAMPLES)
+    files = Split(paths, labels, None, labels, resize_size=8)
+    settings = {"image_shape": (6, 6, 1)}
+    plain, _ = take(files, 10 * STEPS, **settings)
+    found, _ = take(files, 10 * STEPS, mirror=True, **settings)
+    resumed, _ = take(files, 2, mirror=True, start_step=STEPS + 1, **settings)
+    np.testing.assert_array_equal(resumed, found[STEPS + 1 : STEPS + 3])
+    same = (found == plain).all(axis=(2, 3, 4))
+    mirrored = (found == plain[:, :, :, ::-1]).all(axis=(2, 3, 4))
+    assert (same ^ mirrored).all()
+    assert 0.4 < mirrored.mean() < 0.6
+    # All 3 x 5 windows come up, and nothing else does.
+    windows = np.lib.stride_tricks.sliding_window_view(images[..., 0], (6, 6), (1, 2))
+    places = (windows[:, :, :, None] == plain.reshape(-1, 6, 6)).all(axis=(-2, -1))
+    assert places.any(axis=(0, 3)).all()
+    assert places.any(axis=(0, 1, 2)).all()

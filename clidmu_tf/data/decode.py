@@ -16,7 +16,7 @@ CENTRE = (0.5, 0.5)
 LARGEST_REDUCTION = 3  # JPEG decoders halve up to three times
 
 
-def decode(contents, image_shape, resize_size=0, place=CENTRE):
+def decode(contents, image_shape, resize_size=0, place=CENTRE, mirrored=None):
     """Decodes an image file, straight to the window that is asked for.
 
     Args:
@@ -26,6 +26,8 @@ def decode(contents, image_shape, resize_size=0, place=CENTRE):
         resize_size: Shorter side of the image that the window is cut from; 0 takes
             the whole image.
         place: Where the window lies, down and across, each from 0 to below 1.
+        mirrored: Boolean scalar tensor, whether left and right change places; `None`
+            for no.
 
     Returns:
         A float32 tensor of `image_shape`, whole values in 0..255.
@@ -51,6 +53,8 @@ def decode(contents, image_shape, resize_size=0, place=CENTRE):
         return tf.cast(tf.round(_cut(image, image_shape, resize_size, place)), tf.uint8)
 
     image = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_others)
+    if mirrored is not None:  # now, while a pixel is a byte: later it costs four times
+        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     image = tf.round(tf.image.resize(image, image_shape[:2]))
     return tf.ensure_shape(image, image_shape)
 

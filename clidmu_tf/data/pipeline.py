@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.data.decode import CENTRE, decode
+from clidmu_tf.data.decode import decode
 from clidmu_tf.data.records import Records
 from clidmu_tf.errors import UserError
 
@@ -17,6 +17,7 @@ def training_batches(
     seed,
     image_shape,
     augment=None,
+    mirror=False,
     start_step=0,
     num_shards=1,
     shard_index=0,
@@ -37,6 +38,8 @@ def training_batches(
             whole, or where the split has a `resize_size` a random window of them.
         augment: `(images, seeds) → images` for float32 batches in 0..255 and int32
             seeds `(b, 2)`, or `None`.
+        mirror: Whether random windows are mirrored left to right with probability one
+            half: cheaper than to `augment` for it once they are resized.
         start_step: Steps done before.
         num_shards: Number of workers.
         shard_index: Which worker this is.
@@ -73,21 +76,29 @@ def training_batches(
         order = tf.argsort(keys, stable=True)[: steps * batch_size]
         order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
         order = tf.cast(tf.reshape(order, (-1, per_replica)), tf.int64)
+        draws = window_draws(epoch)
         order = tf.data.Dataset.from_tensor_slices(order)
-        return order.map(lambda index: (index, epoch * examples + index))
+        return order.map(
+            lambda index: (index, epoch * examples + index, tf.gather(draws, index))
+        )
+
+    def window_draws(epoch):
+        """What places and mirrors each example's window, all of an epoch at once."""
+        return tf.random.stateless_uniform(
+            [examples, 3], _fold(seed + 2, epoch[None])[0]
+        )
+
+    def window(draws):
+        return {"place": draws[:2], "mirrored": draws[2] < 0.5 if mirror else None}
 
     def finish(x, number):
         if augment is not None:
             x = augment(x, _fold(seed + 1, number))
         return tf.ensure_shape(x, (x.shape[0], *image_shape))
 
-    def place(number):
-        """Where the window lies, from numbers of its own."""
-        return tf.random.stateless_uniform([2], _fold(seed + 2, number[None])[0])
-
     batches = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
     batches = batches.flat_map(batches_of).skip(done * replicas_per_shard)
-    return _batches(split, batches, per_replica, image_shape, place, finish)
+    return _batches(split, batches, per_replica, image_shape, window, finish)
 
 
 def evaluation_batches(split, *, batch_size, image_shape):
@@ -103,20 +114,21 @@ def evaluation_batches(split, *, batch_size, image_shape):
         A finite `tf.data.Dataset` of `(x, y)`, float32 in 0..255 and int64.
     """
     batches = tf.data.Dataset.range(len(split)).batch(batch_size)
-    batches = batches.map(lambda index: (index, index))
+    batches = batches.map(lambda index: (index, index, index))
     return _batches(split, batches, batch_size, image_shape)
 
 
-def _batches(split, batches, batch_size, image_shape, place=None, finish=None):
+def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
     """Turns batches of `(index, number)` into batches of images and labels.
 
     Args:
         split: A `Split`.
-        batches: A `tf.data.Dataset` of the examples' indices, and of numbers that
-            tell the examples of all epochs apart, both `(b,)` int64.
+        batches: A `tf.data.Dataset` of the examples' indices, of numbers that tell the
+            examples of all epochs apart, both `(b,)` int64, and of their draws.
         batch_size: Their size; the last may be smaller.
         image_shape: As for `training_batches`.
-        place: number → place of the window; `None` to evaluate, in the middle.
+        window: draws → what `decode` cuts the window by; `None` to evaluate, in the
+            middle.
         finish: (images, numbers) → images; `None` to evaluate.
     """
     labels = tf.constant(split.labels, tf.int64)
@@ -124,7 +136,7 @@ def _batches(split, batches, batch_size, image_shape, place=None, finish=None):
     if split.in_memory:
         images = tf.constant(split.inputs)
 
-        def load(index, number):
+        def load(index, number, _):
             x = tf.cast(tf.gather(images, index), tf.float32)
             return finish(x, number) if finish else x, tf.gather(labels, index)
 
@@ -136,20 +148,21 @@ def _batches(split, batches, batch_size, image_shape, place=None, finish=None):
         paths = tf.constant(split.inputs)
         fetch, contents_of = lambda index: tf.gather(paths, index), tf.io.read_file
 
-    def load_one(found, label, number):
-        where = place(number) if place else CENTRE
-        x = decode(contents_of(found), image_shape, split.resize_size, where)
+    def load_one(found, label, number, draws):
+        cut = window(draws) if window and split.resize_size else {}
+        x = decode(contents_of(found), image_shape, split.resize_size, **cut)
         return finish(x[None], number[None])[0] if finish else x, label
 
     # Read a batch at a time, but decode and augment image by image: what one image
     # needs stays in the processor's cache, and few images are under way at once.
     batches = batches.map(
-        lambda index, number: (fetch(index), tf.gather(labels, index), number),
+        lambda index, *others: (fetch(index), tf.gather(labels, index), *others),
         **parallel,
     )
     images = batches.unbatch().map(load_one, **parallel)
     endless = finish is not None  # and so of one size
-    batches = images.batch(batch_size, drop_remainder=endless, **parallel)
+    # One thread puts batches together: with more of them it takes longer, even alone.
+    batches = images.batch(batch_size, drop_remainder=endless)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

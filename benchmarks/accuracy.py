@@ -79,13 +79,13 @@ def accuracy(settings):
     """Trains one run and returns its last-epoch test accuracy."""
     import keras
 
-    from clidmu_tf import experiment
+    from clidmu_tf import evaluation, experiment
     from clidmu_tf.config import Config
 
     config = Config(**settings)
     source = experiment.noisy_source(config)
     model = train(config, source)
-    found = experiment.evaluate_model(model.classifier, source, config)["accuracy"]
+    found = evaluation.evaluate_model(model.classifier, source, config)["accuracy"]
     keras.backend.clear_session()
     return found
 

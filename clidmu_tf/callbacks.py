@@ -62,11 +62,12 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self.snapshots = []
 
     def on_train_begin(self, logs=None):
-        classifier = self.model.classifier
-        self._inside = features_and_logits(classifier, self.model.feature_layer)
+        self._clid = clid_of(
+            self.model.classifier, self.model.feature_layer, self.temperature
+        )
 
     def on_epoch_end(self, epoch, logs=None):
-        value = mean_clid(self._inside, self.data, self.temperature, self.batch_size)
+        value = mean_clid(self._clid, self.data, self.batch_size)
         check_finite("snapshot_clid", value, epoch)  # before it is kept, or written
         if logs is not None:
             logs["snapshot_clid"] = value
@@ -74,7 +75,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         kept = [s for s in self.snapshots if s[1] != epoch]
         kept = sorted([*kept, (value, epoch, weights)], key=lambda s: s[:2])
         self.snapshots = kept[: self.k]
-        self._write()
+        self._write(epoch)
 
     def ensemble(self):
         """Returns the snapshots as one model, exportable like any other.
@@ -103,7 +104,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 self.snapshots.append((float(record["clid"]), epoch, weights))
         self.snapshots.sort(key=lambda s: s[:2])
 
-    def _write(self):
+    def _write(self, now):
+        """Writes this epoch's snapshot, if it is one; the others lie there already."""
         if self.directory is None:
             return
         kept = {
@@ -113,8 +115,9 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             if path.name not in kept:
                 path.unlink()
         for name, (value, epoch, weights) in kept.items():
-            arrays = {f"w{j}": weight for j, weight in enumerate(weights)}
-            write_arrays(self.directory / name, clid=value, epoch=epoch, **arrays)
+            if epoch == now:
+                arrays = {f"w{j}": weight for j, weight in enumerate(weights)}
+                write_arrays(self.directory / name, clid=value, epoch=epoch, **arrays)
 
 
 def ensemble(classifier, weights, name="snapshot_ensemble"):
@@ -154,22 +157,31 @@ def members(classifier, weights):
     return found
 
 
-def mean_clid(inside, data, temperature, batch_size):
-    """CLID of a model as it is: the mean over batches of one size, in order.
+def clid_of(classifier, feature_layer, temperature):
+    """Returns a compiled function: the inputs of a batch → CLID, as the model is."""
+    inside = features_and_logits(classifier, feature_layer)
+
+    @tf.function(reduce_retracing=True)
+    def measure(x):
+        return clid(*map(at_least_float32, inside(x, training=False)), temperature)
+
+    return measure
+
+
+def mean_clid(measure, data, batch_size):
+    """The mean CLID over batches of one size, in order.
 
     Args:
-        inside: What `features_and_logits` returned.
+        measure: What `clid_of` returned.
         data: Inputs, `(n, …)`; what does not fill a batch is left out.
-        temperature: Above 0.
         batch_size: Examples at a time.
     """
-    usable = count(data) // batch_size * batch_size
-    data = keras.tree.map_structure(lambda array: array[:usable], data)
-    outputs = inside.predict(data, batch_size=batch_size, verbose=0)
-    outputs = [at_least_float32(tf.constant(output)) for output in outputs]
-    batches = zip(*(tf.split(o, usable // batch_size) for o in outputs), strict=True)
-    values = [clid(f, z, temperature) for f, z in batches]
-    return float(np.mean(values))
+    starts = range(0, count(data) - batch_size + 1, batch_size)
+    batches = (
+        keras.tree.map_structure(lambda array, i=i: array[i : i + batch_size], data)
+        for i in starts
+    )
+    return float(np.mean([measure(x).numpy() for x in batches]))
 
 
 class ValidationCLID(keras.callbacks.Callback):
@@ -230,13 +242,11 @@ class ValidationCLID(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         classifier = getattr(self.model, "classifier", self.model)
         layer = self.feature_layer or getattr(self.model, "feature_layer", None)
-        self._inside = features_and_logits(classifier, layer)
+        self._clid = clid_of(classifier, layer, self.temperature)
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs["val_clid"] = mean_clid(
-                self._inside, self.data, self.temperature, self.batch_size
-            )
+            logs["val_clid"] = mean_clid(self._clid, self.data, self.batch_size)
 
 
 class WeightHistogram(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""What a Config describes: the data, the batches, the model, how it is measured."""
+"""What a Config describes: the data, the batches, the model."""
 
 import dataclasses
 import pathlib
@@ -8,17 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf import augment, backbones, data, noise, strategies
-from clidmu_tf.errors import UserError, check_finite
-from clidmu_tf.features import features_and_logits
-from clidmu_tf.labels import check_labels, to_targets
-from clidmu_tf.losses import cross_entropy
-from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
+from clidmu_tf.errors import UserError
+from clidmu_tf.evaluation import top5_metrics
+from clidmu_tf.labels import check_labels
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
-from clidmu_tf.metrics import CLID
 
 JIT = {"auto": "auto", "on": True, "off": False}
-REFERENCE_BATCH = 100
 
 
 def load_source(config):
@@ -243,13 +239,6 @@ def build_model(config, source, steps):
     return with_metrics(model)
 
 
-def top5_metrics(source):
-    """Top-5 accuracy, where there are more than ten classes and it says something."""
-    if len(source.class_names) <= 10:
-        return []
-    return [keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5_accuracy")]
-
-
 def with_metrics(model):
     """Makes the metrics' variables now: Keras waits for the first step, and a
     checkpoint that is restored before it would not fit."""
@@ -313,81 +302,6 @@ def meta_optimizer_of(config):
     return makers[config.meta_optimizer](
         config.meta_learning_rate, weight_decay=config.meta_weight_decay or None
     )
-
-
-class Evaluation(keras.callbacks.Callback):
-    """Test loss and accuracy after each epoch; for reports, never for a choice.
-
-    The accuracy on held-out noisy labels, where there are some, may choose.
-    """
-
-    def __init__(self, source, config):
-        super().__init__()
-        self.source, self.config = source, config
-
-    def on_train_begin(self, logs=None):
-        count = len(self.source.class_names)
-        self.measure = measure_of(self.model.classifier, count)
-
-    def on_epoch_end(self, epoch, logs=None):
-        found = evaluate(self.measure, self.source.test, self.source, self.config)
-        check_finite("val_loss", found["loss"], epoch)
-        logs.update({f"val_{name}": value for name, value in found.items()})
-        holdout = self.source.holdout
-        if holdout is not None:
-            found = evaluate(self.measure, holdout, self.source, self.config)
-            logs["noisy_accuracy"] = found["accuracy"]
-
-
-def evaluate_model(model, source, config):
-    """Loss and accuracies of a classifier of logits on the test split."""
-    measure = measure_of(model, len(source.class_names))
-    return evaluate(measure, source.test, source, config)
-
-
-def measure_of(model, count):
-    """Returns a function of a batch: the sums of its losses and of its hits."""
-
-    @tf.function(reduce_retracing=True)
-    def measure(x, y):
-        logits = tf.cast(model(x, training=False), tf.float32)
-        losses = cross_entropy(logits, to_targets(y, count))
-        hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
-        near = tf.math.in_top_k(y, logits, 5)
-        return [tf.reduce_sum(tf.cast(v, tf.float32)) for v in (losses, hits, near)]
-
-    return measure
-
-
-def evaluate(measure, split, source, config):
-    """Mean loss, accuracy and top-5 accuracy, where that is reported, on a split."""
-    found = data.evaluation_batches(
-        split, batch_size=config.batch_size, image_shape=source.image_shape
-    )
-    sums = np.sum([[float(v) for v in measure(x, y)] for x, y in found], axis=0)
-    loss, accuracy, top5 = (sums / len(split)).tolist()
-    found = {"accuracy": accuracy, "loss": loss}
-    return found | {metric.name: top5 for metric in top5_metrics(source)}
-
-
-def reference_clid(model, source, config):
-    """CLID of the held-out inputs, which compares between runs.
-
-    The temperature is the reference one, the inputs and the batches that they come
-    in are the same for every run with one seed.
-    """
-    count = min(config.meta_examples, len(source.holdout))
-    size = min(REFERENCE_BATCH, count)
-    found = data.evaluation_batches(
-        source.holdout.take(np.arange(count // size * size)),
-        batch_size=size,
-        image_shape=source.image_shape,
-    )
-    inside = features_and_logits(model.classifier, model.feature_layer)
-    metric = CLID(REFERENCE_TEMPERATURE)
-    for x, _ in found:
-        metric.update_state(*inside(x, training=False))
-    return float(metric.result())
 
 
 def wrong_share(split):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
 from clidmu_tf import (
+    evaluation,
     experiment,
     export,
     label_issues,
@@ -64,7 +65,7 @@ def train(config, is_trial=False):
 
 def fit(config, source, steps, model, strategy, workdir, chief, is_trial=False):
     """Trains from where the workdir's last checkpoint is to the end."""
-    test = experiment.Evaluation(source, config)
+    test = evaluation.Evaluation(source, config)
     log = MetricsLog(workdir.metrics)
     saver = Checkpointer(
         workdir.checkpoints,
@@ -130,7 +131,7 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         "best_by_clid_accuracy": best["val_accuracy"],
         "best_by_clid_epoch": best["epoch"],
     }
-    found = experiment.evaluate_model(ensemble, source, config)
+    found = evaluation.evaluate_model(ensemble, source, config)
     summary["snapshot_ensemble_accuracy"] = found["accuracy"]
     if "top5_accuracy" in found:
         summary["last_top5_accuracy"] = rows[-1]["val_top5_accuracy"]
@@ -138,7 +139,7 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         summary["snapshot_ensemble_top5_accuracy"] = found["top5_accuracy"]
     if source.holdout is not None:
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
-        summary["val_clid_ref"] = experiment.reference_clid(model, source, config)
+        summary["val_clid_ref"] = evaluation.reference_clid(model, source, config)
     if not is_trial:
         write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
         issues = label_issues.write(config, source, model, workdir, snapshots, rows)
@@ -172,7 +173,7 @@ def evaluate(config):
             hits.append(found["labels"] == y)
             near.append(tf.math.in_top_k(y, found["probabilities"], 5))
         hits, near = np.concatenate(hits), np.concatenate(near)
-        top5 = experiment.top5_metrics(source)
+        top5 = evaluation.top5_metrics(source)
         more = f", top-5 {near.mean():.4f}" if top5 else ""
         print(
             f"{name:<18} test accuracy {hits.mean():.4f}{more}  ({len(hits)} examples)"

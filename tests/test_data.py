@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from clidmu_tf import data, experiment
-from clidmu_tf.callbacks import mean_clid
+from clidmu_tf.callbacks import clid_of, mean_clid
 from clidmu_tf.config import Config
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.errors import UserError
@@ -85,7 +85,8 @@ def test_snapshot_inputs_are_bytes_that_count_as_the_floats(precision, root):
     assert kept.dtype == "uint8" and np.ptp(kept) > 100
     np.testing.assert_array_equal(kept, floats)
     model = experiment.build_model(config, source, 1)
-    values = [mean_clid(model._inside(), x, 0.5, 5) for x in (kept, floats)]
+    measure = clid_of(model.classifier, None, 0.5)
+    values = [mean_clid(measure, x, 5) for x in (kept, floats)]
     assert values[0] == values[1]
     weights = [model.weigh(x, split.labels) for x in (kept, floats)]
     np.testing.assert_array_equal(*weights)

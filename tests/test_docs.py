@@ -55,7 +55,7 @@ FLOORS = {
     "errors losses metrics noise labels": 0,
     "weight_nets backbones augment meta_gradient distributed features data": 1,
     "methods": 2,
-    "checkpoints callbacks audit plots report export": 3,
+    "checkpoints callbacks audit plots report export evaluation": 3,
     "config workdir strategies experiment prepare run": 4,
     "label_issues search trials tune": 4,
 }

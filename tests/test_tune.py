@@ -17,7 +17,7 @@ import pytest
 
 import clidmu_tf as clidmu
 from clidmu_tf import config as config_module
-from clidmu_tf import experiment, run, search, trials
+from clidmu_tf import evaluation, experiment, run, search, trials
 from clidmu_tf.config import Config
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.losses import clid
@@ -291,7 +291,7 @@ def test_reference_clid_does_not_see_what_is_searched():
     for changes in ({}, {"temperature": 3.0, "batch_size": 50}):
         changed = config.replace(**changes)
         model = experiment.build_model(changed, source, 1)
-        values.append(experiment.reference_clid(model, source, changed))
+        values.append(evaluation.reference_clid(model, source, changed))
     assert values[0] == values[1]
     # 240 held out: two batches of 100, and 40 that are left out.
     inside = model._inside()

@@ -122,7 +122,8 @@ def cleanlab_svm(config, source):
 
 
 def cleanlab_finds(labels, found):
-    flagged = find_label_issues(labels, found)
+    # Its processes would look for what a spawned process does not inherit.
+    flagged = find_label_issues(labels, found, n_jobs=1)
     return get_label_quality_scores(labels, found), flagged
 
 

@@ -182,7 +182,8 @@ def main():
     with concurrent.futures.ProcessPoolExecutor(arguments.workers, context) as pool:
         found = pool.map(measure, *zip(*jobs, strict=True))
         rows = [row for rows in found for row in rows]
-    report.write("audit", summary(rows))
+    suffix = f"_{arguments.only}" if arguments.only else ""
+    report.write(f"audit{suffix}", summary(rows))
 
 
 if __name__ == "__main__":

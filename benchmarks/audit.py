@@ -145,7 +145,7 @@ WAYS = {
 
 
 def summary(rows):
-    """Mean ± standard deviation over the seeds, one row a way and data set."""
+    """Mean, and of several seeds ± standard deviation, one row a way and data set."""
     grouped = pd.DataFrame(rows).groupby(["data", "way"], sort=False)
     table = grouped[["AUROC", "average precision", "F1"]].agg(mean_and_deviation)
     table.insert(0, "wrong labels", grouped["wrong"].mean().map("{:.1%}".format))
@@ -155,8 +155,8 @@ def summary(rows):
 def mean_and_deviation(values):
     if values.isna().all():
         return "–"
-    deviation = values.std() if len(values) > 1 else 0.0
-    return f"{values.mean():.3f} ± {deviation:.3f}"
+    deviation = f" ± {values.std():.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
 
 
 def main():

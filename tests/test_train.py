@@ -20,7 +20,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from clidmu_tf import config as config_module
-from clidmu_tf import data, experiment, run, strategies
+from clidmu_tf import data, evaluation, experiment, run, strategies
 from clidmu_tf.checkpoints import read_arrays
 from clidmu_tf.config import Config
 from clidmu_tf.errors import UserError
@@ -373,7 +373,7 @@ def test_run_that_diverges_in_its_last_step_saves_nothing(
     bad = (*SMALL, "--method=cross_entropy", "--learning_rate=1e30", "--epochs=1")
     if name == "snapshot_clid":
         good = {"accuracy": 0.1, "loss": 2.3}
-        monkeypatch.setattr(experiment, "evaluate", lambda *args: good)
+        monkeypatch.setattr(evaluation, "evaluator", lambda *args: lambda: good)
     workdir = tmp_path / "run"
     found = cli(*bad, "--steps_per_epoch=1", f"--workdir={workdir}")
     assert_refused(found, f"{name} is nan after epoch 1", "learning rate", code=3)

@@ -1,5 +1,6 @@
 """`--task=tune`: a search whose trials are runs, each in a workdir of its own."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -41,8 +42,6 @@ def search(config, train):
             "--task=tune takes no --strategy=multi_worker: give each worker trials of "
             "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
         )
-    # TensorFlow takes the models of many trials for one that is traced carelessly.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     workdir = Workdir(config.workdir)
     proposals = oracle(
         config.tuner,
@@ -57,9 +56,25 @@ def search(config, train):
         workdir.claim(config)
     with tempfile.TemporaryDirectory() as scratch:
         tuner = Search(proposals, trial, scratch)
-        tuner.search()
+        with quiet():
+            tuner.search()
     if not is_worker():
         finish(config, workdir, tuner)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps to the trials' own lines: no word on how each compiles its steps, nor
+    TensorFlow's, which takes many models for one that is traced carelessly."""
+    levels = {"tensorflow": logging.ERROR, "clidmu_tf": logging.WARNING}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def space_of(config):

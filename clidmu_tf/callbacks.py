@@ -108,16 +108,15 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         """Writes this epoch's snapshot, if it is one; the others lie there already."""
         if self.directory is None:
             return
-        kept = {
-            f"snapshot-{snapshot[1]:05d}.npz": snapshot for snapshot in self.snapshots
-        }
+        names = {epoch: f"snapshot-{epoch:05d}.npz" for _, epoch, _ in self.snapshots}
         for path in self.directory.glob("snapshot-*.npz"):
-            if path.name not in kept:
+            if path.name not in names.values():
                 path.unlink()
-        for name, (value, epoch, weights) in kept.items():
+        for value, epoch, weights in self.snapshots:
             if epoch == now:
+                path = self.directory / names[epoch]
                 arrays = {f"w{j}": weight for j, weight in enumerate(weights)}
-                write_arrays(self.directory / name, clid=value, epoch=epoch, **arrays)
+                write_arrays(path, clid=value, epoch=epoch, **arrays)
 
 
 def ensemble(classifier, weights, name="snapshot_ensemble"):

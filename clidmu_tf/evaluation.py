@@ -5,12 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf import data
+from clidmu_tf.callbacks import clid_of
 from clidmu_tf.errors import check_finite
-from clidmu_tf.features import features_and_logits
 from clidmu_tf.labels import to_targets
 from clidmu_tf.losses import cross_entropy
 from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
-from clidmu_tf.metrics import CLID
 
 REFERENCE_BATCH = 100
 
@@ -103,8 +102,5 @@ def reference_clid(model, source, config):
         batch_size=size,
         image_shape=source.image_shape,
     )
-    inside = features_and_logits(model.classifier, model.feature_layer)
-    metric = CLID(REFERENCE_TEMPERATURE)
-    for x, _ in found:
-        metric.update_state(*inside(x, training=False))
-    return float(metric.result())
+    measure = clid_of(model.classifier, model.feature_layer, REFERENCE_TEMPERATURE)
+    return float(np.mean([measure(x).numpy() for x, _ in found]))

@@ -76,17 +76,20 @@ def training_batches(
         order = tf.argsort(keys, stable=True)[: steps * batch_size]
         order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
         order = tf.cast(tf.reshape(order, (-1, per_replica)), tf.int64)
-        draws = window_draws(epoch)
+        draws = window_draws(epoch) if split.resize_size else []
         order = tf.data.Dataset.from_tensor_slices(order)
         return order.map(
-            lambda index: (index, epoch * examples + index, tf.gather(draws, index))
+            lambda index: (
+                index,
+                epoch * examples + index,
+                *(tf.gather(numbers, index) for numbers in draws),
+            )
         )
 
     def window_draws(epoch):
         """What places and mirrors each example's window, all of an epoch at once."""
-        return tf.random.stateless_uniform(
-            [examples, 3], _fold(seed + 2, epoch[None])[0]
-        )
+        shape = [examples, 3]
+        return [tf.random.stateless_uniform(shape, _fold(seed + 2, epoch[None])[0])]
 
     def window(draws):
         return {"place": draws[:2], "mirrored": draws[2] < 0.5 if mirror else None}
@@ -114,7 +117,7 @@ def evaluation_batches(split, *, batch_size, image_shape):
         A finite `tf.data.Dataset` of `(x, y)`, float32 in 0..255 and int64.
     """
     batches = tf.data.Dataset.range(len(split)).batch(batch_size)
-    batches = batches.map(lambda index: (index, index, index))
+    batches = batches.map(lambda index: (index, index))
     return _batches(split, batches, batch_size, image_shape)
 
 
@@ -124,11 +127,12 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
     Args:
         split: A `Split`.
         batches: A `tf.data.Dataset` of the examples' indices, of numbers that tell the
-            examples of all epochs apart, both `(b,)` int64, and of their draws.
+            examples of all epochs apart, both `(b,)` int64, and where windows are cut
+            at random of the draws that decide on them, `(b, 3)`.
         batch_size: Their size; the last may be smaller.
         image_shape: As for `training_batches`.
-        window: draws → what `decode` cuts the window by; `None` to evaluate, in the
-            middle.
+        window: draws → what `decode` cuts the window by; without draws it lies in
+            the middle.
         finish: (images, numbers) → images; `None` to evaluate.
     """
     labels = tf.constant(split.labels, tf.int64)
@@ -136,7 +140,7 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
     if split.in_memory:
         images = tf.constant(split.inputs)
 
-        def load(index, number, _):
+        def load(index, number):
             x = tf.cast(tf.gather(images, index), tf.float32)
             return finish(x, number) if finish else x, tf.gather(labels, index)
 
@@ -148,8 +152,8 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
         paths = tf.constant(split.inputs)
         fetch, contents_of = lambda index: tf.gather(paths, index), tf.io.read_file
 
-    def load_one(found, label, number, draws):
-        cut = window(draws) if window and split.resize_size else {}
+    def load_one(found, label, number, *draws):
+        cut = window(*draws) if draws else {}
         x = decode(contents_of(found), image_shape, split.resize_size, **cut)
         return finish(x[None], number[None])[0] if finish else x, label
 

@@ -139,11 +139,10 @@ class ClassifierModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        for name in ("classifier", "weight_net"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        read = keras.saving.deserialize_keras_object
+        return cls(
+            **{k: read(v) if isinstance(v, dict) else v for k, v in config.items()}
+        )
 
 
 def count(x):

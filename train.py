@@ -42,8 +42,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with without_chatter():
     import tensorflow as tf
 
-    from clidmu_tf.config import Config
     from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
+    from clidmu_tf.runs.config import Config
 
     tf.config.list_physical_devices()
 
@@ -75,7 +75,7 @@ def main(argv):
             )
         names = [field.name for field in dataclasses.fields(Config)]
         config = Config(**{name: flags.FLAGS[name].value for name in names})
-        from clidmu_tf import run
+        from clidmu_tf.runs import tasks as run
 
         run.TASKS[config.task](config)
     except ValueError as error:  # a UserError is one

@@ -79,8 +79,8 @@ def accuracy(settings):
     """Trains one run and returns its last-epoch test accuracy."""
     import keras
 
-    from clidmu_tf import evaluation, experiment
-    from clidmu_tf.config import Config
+    from clidmu_tf.runs import evaluation, experiment
+    from clidmu_tf.runs.config import Config
 
     config = Config(**settings)
     source = experiment.noisy_source(config)
@@ -94,7 +94,7 @@ def train(config, source, callbacks=()):
     """Trains the model of a Config on a source's training labels."""
     import keras
 
-    from clidmu_tf import experiment
+    from clidmu_tf.runs import experiment
 
     steps = experiment.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)

@@ -39,8 +39,10 @@ from sklearn.svm import SVC
 
 from benchmarks import report
 from benchmarks.accuracy import NOISES, train
-from clidmu_tf import SnapshotEnsemble, audit, experiment
-from clidmu_tf.config import Config
+from clidmu_tf import SnapshotEnsemble
+from clidmu_tf.reports import audit
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs.config import Config
 
 FOLDS = 5
 DATA = {f"digits, {name}": noise for name, noise in NOISES.items()}

@@ -22,10 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf import backbones
-from clidmu_tf.features import features_and_logits
-from clidmu_tf.losses import clid, cross_entropy
-from clidmu_tf.meta_gradient import local_forward, meta_step
+from clidmu_tf.core.losses import clid, cross_entropy
+from clidmu_tf.core.meta_gradient import local_forward, meta_step
+from clidmu_tf.nets import backbones
+from clidmu_tf.nets.features import features_and_logits
 
 IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
 LEARNING_RATE, META_LEARNING_RATE = 0.05, 1e-3

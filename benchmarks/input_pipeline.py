@@ -26,7 +26,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from benchmarks import report, variants
-from clidmu_tf import augment, data
+from clidmu_tf import data
+from clidmu_tf.data import augment
 
 SIZE, SHORTER_SIDE, BATCH = 299, 320, 32
 SHAPE = (SIZE, SIZE, 3)

@@ -73,7 +73,7 @@ class ResNet20(nn.Module):
 
 
 def clid(features, logits):
-    """CLID as the authors define it; see `clidmu_tf.losses.clid`."""
+    """CLID as the authors define it; see `clidmu_tf.clid`."""
     features = F.normalize(features.detach(), dim=-1)
     target = F.softmax(F.relu(features @ features.T) / TEMPERATURE, dim=-1)
     predictions = F.normalize(F.softmax(logits, dim=-1), dim=-1)

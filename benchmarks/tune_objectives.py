@@ -32,8 +32,8 @@ SIGNS = {"noisy_accuracy": 1, "val_clid_ref": -1}
 
 def search(settings):
     """Runs one search, or goes on with it; returns its trials."""
-    from clidmu_tf import run
-    from clidmu_tf.config import Config
+    from clidmu_tf.runs import tasks as run
+    from clidmu_tf.runs.config import Config
 
     config = Config(task="tune", tune_space=SPACE, **settings)
     run.TASKS["tune"](config)

@@ -19,9 +19,10 @@ import tensorflow as tf
 
 import clidmu_tf as clidmu
 from benchmarks import interleave
-from clidmu_tf import backbones, strategies
-from clidmu_tf.distributed import Alone, distributed_forward
-from clidmu_tf.meta_gradient import local_forward
+from clidmu_tf.core.meta_gradient import local_forward
+from clidmu_tf.engine.distributed import Alone, distributed_forward
+from clidmu_tf.nets import backbones
+from clidmu_tf.runs import strategies
 
 IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
 

@@ -1,14 +1,14 @@
 """Learning with wrong labels, without a clean one (CLID-MU) in Keras 3."""
 
-from clidmu_tf import noise
-from clidmu_tf.audit import audit
-from clidmu_tf.callbacks import SnapshotEnsemble, ValidationCLID, WeightHistogram
-from clidmu_tf.losses import clid
+from clidmu_tf.core.losses import clid
+from clidmu_tf.data import noise
+from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightHistogram
+from clidmu_tf.engine.metrics import CLID
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
-from clidmu_tf.metrics import CLID
-from clidmu_tf.tune import tune
-from clidmu_tf.weight_nets import VRI, WNet
+from clidmu_tf.nets.weight_nets import VRI, WNet
+from clidmu_tf.reports.audit import audit
+from clidmu_tf.tuning.tune import tune
 
 __version__ = "0.1.0"
 

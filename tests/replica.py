@@ -65,9 +65,9 @@ def main(settings, path):
     cpus = tf.config.list_physical_devices("CPU")
     devices = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
     tf.config.set_logical_device_configuration(cpus[0], devices)
-    from clidmu_tf import strategies
-    from clidmu_tf.callbacks import MetricsLog
-    from clidmu_tf.checkpoints import Checkpointer
+    from clidmu_tf.engine.callbacks import MetricsLog
+    from clidmu_tf.engine.checkpoints import Checkpointer
+    from clidmu_tf.runs import strategies
 
     strategy = strategies.make(settings["strategy"])
     with strategies.scope(strategy):

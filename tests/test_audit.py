@@ -8,8 +8,9 @@ import tensorflow as tf
 from sklearn import metrics
 
 import clidmu_tf as clidmu
-from clidmu_tf import data, experiment
-from clidmu_tf.config import Config
+from clidmu_tf import data
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs.config import Config
 
 
 def logits_of(x):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from clidmu_tf import augment
+from clidmu_tf.data import augment
 from clidmu_tf.errors import UserError
 
 FULL = "flip,crop,randaugment"

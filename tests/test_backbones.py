@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clidmu_tf import backbones
 from clidmu_tf.errors import UserError
+from clidmu_tf.nets import backbones
 
 
 def images(*shape, seed=0):

@@ -8,9 +8,9 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 
 import clidmu_tf as clidmu
-from clidmu_tf import run
-from clidmu_tf.config import Config
-from clidmu_tf.workdir import Workdir
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.workdir import Workdir
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

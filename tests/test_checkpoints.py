@@ -10,17 +10,13 @@ import keras
 import numpy as np
 import pytest
 
-from clidmu_tf import experiment, run
-from clidmu_tf.callbacks import MetricsLog
-from clidmu_tf.checkpoints import (
-    Checkpointer,
-    read_arrays,
-    variables_of,
-    write_arrays,
-    write_atomically,
-)
-from clidmu_tf.config import Config
+from clidmu_tf.engine.callbacks import MetricsLog
+from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.errors import Preempted, UserError
+from clidmu_tf.files import read_arrays, write_arrays, write_atomically
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
 
 STEPS, EPOCHS = 6, 3
 

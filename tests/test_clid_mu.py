@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf import backbones
 from clidmu_tf.errors import TrainingDiverged
-from clidmu_tf.features import virtual_variables
 from clidmu_tf.methods.weighting import batch_share, update_classes
+from clidmu_tf.nets import backbones
+from clidmu_tf.nets.features import virtual_variables
 
 layers = keras.layers
 

@@ -10,11 +10,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from clidmu_tf import data, experiment
-from clidmu_tf.callbacks import clid_of, mean_clid
-from clidmu_tf.config import Config
+from clidmu_tf import data
 from clidmu_tf.data.pipeline import evaluation_batches
+from clidmu_tf.engine.callbacks import clid_of, mean_clid
 from clidmu_tf.errors import UserError
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs.config import Config
 
 # --- digits
 

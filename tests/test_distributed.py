@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import replica
-from clidmu_tf.meta_gradient import local_forward, meta_step, real_gradient
+from clidmu_tf.core.meta_gradient import local_forward, meta_step, real_gradient
 from clidmu_tf.methods.weighting import update_classes
 
 HERE = pathlib.Path(__file__).parent

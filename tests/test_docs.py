@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf import config
+from clidmu_tf.runs import config
 
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```", re.S | re.M)
@@ -51,35 +51,40 @@ def test_every_public_name_has_an_example():
             assert "```python" in found.__doc__, name
 
 
-FLOORS = {
-    "errors losses metrics noise labels": 0,
-    "weight_nets backbones augment meta_gradient distributed features data": 1,
-    "methods": 2,
-    "checkpoints callbacks audit plots report export evaluation": 3,
-    "config workdir strategies experiment prepare run": 4,
-    "label_issues search trials tune": 4,
-}
+# From the ground up; what stands on one line are neighbours.
+FLOORS = """
+errors files
+core
+nets data
+engine
+methods
+reports
+tuning
+runs
+"""
 ONLY_IN = {
     "tensorflow_datasets": "data/",
-    "keras_tuner": "search.py",
+    "keras_tuner": "tuning/search.py",
     "absl": "train.py",
 }
 
 
 def test_a_room_imports_only_lower_floors():
-    floor = {name: level for names, level in FLOORS.items() for name in names.split()}
+    floors = enumerate(FLOORS.split("\n"))
+    floor = {room: level for level, rooms in floors for room in rooms.split()}
     package = ROOT / "clidmu_tf"
+    found = {path.stem for path in package.iterdir() if not path.name.startswith("__")}
+    assert found == set(floor), "a room without a floor, or a floor without its room"
     for path in package.rglob("*.py"):
-        if path == package / "__init__.py":
-            continue
-        room = path.relative_to(package).parts[0].removesuffix(".py")
+        place = path.relative_to(package)
         for module in imported(path):
-            parts = module.split(".")
-            if parts[0] == "clidmu_tf" and len(parts) > 1 and parts[1] != room:
-                assert floor[parts[1]] <= floor[room], f"{path} imports {module}"
-            if parts[0] in ONLY_IN:
-                place = path.relative_to(package).as_posix()
-                assert place.startswith(ONLY_IN[parts[0]]), f"{path} imports {module}"
+            _, *parts = parts_of = module.split(".")
+            if parts_of[0] in ONLY_IN:
+                is_home = place.as_posix().startswith(ONLY_IN[parts_of[0]])
+                assert is_home, f"{path} imports {module}"
+            room = place.parts[0].removesuffix(".py")
+            if parts_of[0] == "clidmu_tf" and room in floor and parts[0] != room:
+                assert floor[parts[0]] < floor[room], f"{path} imports {module}"
 
 
 def imported(path):
@@ -87,6 +92,6 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            if node.module == "clidmu_tf":
-                yield from (f"clidmu_tf.{alias.name}" for alias in node.names)
+            whole = node.module == "clidmu_tf"
+            names = [f"clidmu_tf.{alias.name}" for alias in node.names]
+            yield from names if whole else [node.module]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clidmu_tf import backbones, callbacks, export
 from clidmu_tf.data.decode import decode
+from clidmu_tf.engine import callbacks
 from clidmu_tf.errors import UserError
+from clidmu_tf.nets import backbones
+from clidmu_tf.runs import export
 
 CLASSES = ("nought", "one", "two")
 SHAPE = (8, 8, 3)

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from clidmu_tf import backbones, experiment
 from clidmu_tf.errors import UserError
+from clidmu_tf.nets import backbones
+from clidmu_tf.runs import experiment
 
 SHAPE = (32, 32, 3)
 

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf import losses
-from clidmu_tf.labels import check_labels, to_targets
+from clidmu_tf.core import losses
+from clidmu_tf.core.labels import check_labels, to_targets
 from reference import GOLDEN
 
 CASES = range(int(GOLDEN["clid_cases"]))

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf.distributed import Alone, distributed_forward
-from clidmu_tf.meta_gradient import local_forward, meta_step
+from clidmu_tf.core.meta_gradient import local_forward, meta_step
+from clidmu_tf.engine.distributed import Alone, distributed_forward
 from reference import (
     GOLDEN,
     golden,

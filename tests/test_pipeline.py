@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from clidmu_tf import augment as augmentations
 from clidmu_tf.data import Split, evaluation_batches, training_batches
+from clidmu_tf.data import augment as augmentations
 from clidmu_tf.errors import UserError
 
 SHAPE = (6, 6, 1)

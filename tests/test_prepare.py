@@ -10,10 +10,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import layouts
-from clidmu_tf import data, run
-from clidmu_tf.config import Config
+from clidmu_tf import data
 from clidmu_tf.data.builders import Webvision, files, manual
 from clidmu_tf.errors import UserError
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from clidmu_tf import WNet, config, plots, report, run
-from clidmu_tf.config import Config
-from clidmu_tf.workdir import Workdir
+from clidmu_tf import WNet
+from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import page as report
+from clidmu_tf.runs import config
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.workdir import Workdir
 
 SCRIPT = "<script>alert(1)</script>"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

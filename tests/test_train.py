@@ -19,11 +19,13 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from clidmu_tf import config as config_module
-from clidmu_tf import data, evaluation, experiment, run, strategies
-from clidmu_tf.checkpoints import read_arrays
-from clidmu_tf.config import Config
+from clidmu_tf import data
 from clidmu_tf.errors import UserError
+from clidmu_tf.files import read_arrays
+from clidmu_tf.runs import config as config_module
+from clidmu_tf.runs import evaluation, experiment, strategies
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (

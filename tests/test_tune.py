@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 
 import clidmu_tf as clidmu
-from clidmu_tf import config as config_module
-from clidmu_tf import evaluation, experiment, run, search, trials
-from clidmu_tf.config import Config
+from clidmu_tf.core.losses import clid
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
-from clidmu_tf.losses import clid
-from clidmu_tf.workdir import Workdir
+from clidmu_tf.runs import config as config_module
+from clidmu_tf.runs import evaluation, experiment, trials
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.workdir import Workdir
+from clidmu_tf.tuning import search
 
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = {

@@ -11,7 +11,9 @@ import pytest
 import tensorflow as tf
 
 import layouts
-from clidmu_tf import config, data, run
+from clidmu_tf import data
+from clidmu_tf.runs import config
+from clidmu_tf.runs import tasks as run
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "webvision.cfg"

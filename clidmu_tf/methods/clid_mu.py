@@ -4,18 +4,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf import weight_nets
-from clidmu_tf.distributed import mean_over_replicas
+from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.losses import clid, cross_entropy, mean_absolute_error
+from clidmu_tf.core.meta_gradient import meta_step, real_gradient
+from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE, at_least_float32
+from clidmu_tf.engine.distributed import mean_over_replicas
+from clidmu_tf.engine.metrics import check_temperature
+from clidmu_tf.engine.model import NoisyLabelModel, check_choice
 from clidmu_tf.errors import TrainingDiverged
-from clidmu_tf.features import virtual_variables
-from clidmu_tf.labels import check_labels, to_targets
-from clidmu_tf.losses import clid, cross_entropy, mean_absolute_error
-from clidmu_tf.meta_gradient import meta_step, real_gradient
-from clidmu_tf.methods.base import NoisyLabelModel, check_choice
-from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE, at_least_float32
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.weighting import Weighting, update_classes
-from clidmu_tf.metrics import check_temperature
+from clidmu_tf.nets import weight_nets
+from clidmu_tf.nets.features import virtual_variables
 
 META_OBJECTIVES = ("clid", "cross_entropy", "mae")
 VIRTUAL_SCOPES = ("all", "last_block", "head")

@@ -3,10 +3,10 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.losses import clid, cross_entropy
-from clidmu_tf.meta_gradient import real_gradient
-from clidmu_tf.methods.base import NoisyLabelModel
-from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
+from clidmu_tf.core.losses import clid, cross_entropy
+from clidmu_tf.core.meta_gradient import real_gradient
+from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
+from clidmu_tf.engine.model import NoisyLabelModel
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")

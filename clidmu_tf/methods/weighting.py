@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from clidmu_tf.losses import cross_entropy, log_mean_prediction, prior_penalty
-from clidmu_tf.weight_nets import VRI
+from clidmu_tf.core.losses import cross_entropy, log_mean_prediction, prior_penalty
+from clidmu_tf.nets.weight_nets import VRI
 
 CLASS_MOMENTUM = 0.9
 # What a mean prediction is taken over, at least: a batch with fewer examples a class

@@ -7,9 +7,9 @@ import json
 import os
 import pathlib
 
-from clidmu_tf import config as config_module
-from clidmu_tf.checkpoints import write_atomically
 from clidmu_tf.errors import UserError
+from clidmu_tf.files import write_json, write_text
+from clidmu_tf.runs import config as config_module
 
 # What may differ between a run and its continuation.
 FREE = (
@@ -177,13 +177,6 @@ class Workdir:
         write_json(self.summary, summary)
 
 
-def write_json(path, record):
-    """Writes a dict as JSON."""
-    text = json.dumps(record, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
 def write_config(path, config, heading):
     """Writes a Config as a flagfile under one line of comment."""
-    text = "\n".join([f"# {heading}", *config.flags()]) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, "\n".join([f"# {heading}", *config.flags()]) + "\n")

@@ -65,7 +65,7 @@ def build(name, input_shape, num_classes, seed=0):
 
     ```python
     import numpy as np
-    from clidmu_tf import backbones
+    from clidmu_tf.nets import backbones
 
     model = backbones.build("resnet20", (32, 32, 3), num_classes=10)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")

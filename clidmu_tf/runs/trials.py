@@ -9,10 +9,11 @@ import tempfile
 
 import keras
 
-from clidmu_tf import experiment
-from clidmu_tf.config import Config
 from clidmu_tf.errors import UserError
-from clidmu_tf.search import (
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.workdir import FREE, Workdir, write_config
+from clidmu_tf.tuning.search import (
     ORACLE,
     SEARCHABLE,
     Search,
@@ -22,7 +23,6 @@ from clidmu_tf.search import (
     settings,
     write_report,
 )
-from clidmu_tf.workdir import FREE, Workdir, write_config
 
 HOLDOUT = 0.2
 # What a trial does not know of: it is a run like any other.

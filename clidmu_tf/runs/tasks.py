@@ -11,21 +11,22 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams_api
 
-from clidmu_tf import (
+from clidmu_tf.engine.callbacks import MetricsLog, SnapshotEnsemble, WeightHistogram
+from clidmu_tf.engine.checkpoints import Checkpointer
+from clidmu_tf.errors import UserError
+from clidmu_tf.files import write_atomically
+from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.reports import figures as plots
+from clidmu_tf.runs import (
     evaluation,
     experiment,
     export,
     label_issues,
-    plots,
     prepare,
     strategies,
     trials,
 )
-from clidmu_tf.callbacks import MetricsLog, SnapshotEnsemble, WeightHistogram
-from clidmu_tf.checkpoints import Checkpointer, write_atomically
-from clidmu_tf.errors import UserError
-from clidmu_tf.methods.clid_mu import CLIDMU
-from clidmu_tf.workdir import FREE, Workdir
+from clidmu_tf.runs.workdir import FREE, Workdir
 
 
 def train(config, is_trial=False):

@@ -36,7 +36,7 @@ def flip(images, seeds):
 
     ```python
     import tensorflow as tf
-    from clidmu_tf import augment
+    from clidmu_tf.data import augment
     images = tf.random.uniform((4, 32, 32, 3), maxval=255.0)
     seeds = tf.constant([[0, 0], [0, 1], [0, 2], [0, 3]])  # (epoch, index)
     mirrored = augment.flip(images, seeds)
@@ -71,7 +71,7 @@ def reflect_pad_crop(padding=4):
 
     ```python
     import tensorflow as tf
-    from clidmu_tf import augment
+    from clidmu_tf.data import augment
     crop = augment.reflect_pad_crop(4)
     images = crop(tf.zeros((2, 32, 32, 3)), tf.constant([[0, 0], [0, 1]]))
     ```
@@ -126,7 +126,7 @@ def rand_augment(num_ops=2, magnitude=10):
 
     ```python
     import tensorflow as tf
-    from clidmu_tf import augment
+    from clidmu_tf.data import augment
     strong = augment.rand_augment(num_ops=2, magnitude=10)
     images = tf.random.uniform((2, 32, 32, 3), maxval=255.0)
     images = strong(images, tf.constant([[0, 0], [0, 1]]))
@@ -188,7 +188,7 @@ def build(spec):
 
     ```python
     import tensorflow as tf
-    from clidmu_tf import augment
+    from clidmu_tf.data import augment
     dataset = tf.data.Dataset.from_tensor_slices(
         (tf.zeros((8, 32, 32, 3)), tf.zeros((8, 2), tf.int32))
     )

@@ -3,9 +3,9 @@
 import dataclasses
 import pathlib
 
-from clidmu_tf import noise
+from clidmu_tf.data import noise
 from clidmu_tf.errors import UserError
-from clidmu_tf.search import OBJECTIVES, SEARCHABLE, TUNERS
+from clidmu_tf.tuning.search import OBJECTIVES, SEARCHABLE, TUNERS
 
 TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
 METHODS = ("clid_mu", "cross_entropy")
@@ -114,7 +114,7 @@ class Config:
     )
 
     backbone: str = setting(
-        "digits_cnn", "A network of clidmu_tf.backbones, or of keras.applications."
+        "digits_cnn", "A network of clidmu_tf.nets.backbones, or of keras.applications."
     )
     init_weights: str = setting("", "File (.keras, .weights.h5) of initial weights.")
     epochs: int = setting(60, "Passes over the data.", least=1)

@@ -2,73 +2,16 @@
 
 import json
 import logging
-import os
 import pathlib
-import struct
-import zipfile
-import zlib
 
 import keras
-import numpy as np
 
 from clidmu_tf.errors import Preempted, UserError
+from clidmu_tf.files import read_arrays, write_arrays
 
 logger = logging.getLogger(__name__)
 
 KEEP = 2
-
-# What reading a file with wrong bytes in it may raise.
-DAMAGED = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-
-
-def write_atomically(path, write):
-    """Calls `write(file)`; the file is at `path` either whole or as it was.
-
-    Args:
-        path: The file to write.
-        write: Takes a binary file open for writing.
-
-    Raises:
-        UserError: It could not be written; what was there is still there.
-    """
-    path = pathlib.Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(
-            f"Could not write {path} ({error.strerror}): make room or choose another "
-            "--workdir; what was saved before is intact."
-        ) from error
-
-
-def write_arrays(path, **arrays):
-    """Writes named arrays atomically."""
-    names = np.array(list(arrays))
-    write_atomically(path, lambda file: np.savez(file, names=names, **arrays))
-
-
-def read_arrays(path):
-    """Returns the named arrays of a file, every byte of which was checked.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {str(name): file[str(name)] for name in file["names"]}
-    except DAMAGED as error:
-        raise UserError(
-            f"{path} is damaged ({error}): remove it to go on without it."
-        ) from error
 
 
 class Checkpointer(keras.callbacks.Callback):

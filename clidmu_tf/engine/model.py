@@ -7,16 +7,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.distributed import (
+from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.meta_gradient import local_forward
+from clidmu_tf.engine.classifier_model import ClassifierModel, at_least_float32
+from clidmu_tf.engine.distributed import (
     Alone,
     Replicas,
     distributed_forward,
     mean_over_replicas,
 )
 from clidmu_tf.errors import TrainingDiverged
-from clidmu_tf.labels import check_labels, to_targets
-from clidmu_tf.meta_gradient import local_forward
-from clidmu_tf.methods.classifier_model import ClassifierModel, at_least_float32
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ def symmetric(labels, rate, seed, num_classes=None):
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     labels = np.arange(1000) % 10
     noisy = noise.symmetric(labels, 0.5, seed=0)
     print((noisy != labels).mean())  # about 0.45
@@ -82,7 +82,7 @@ def asymmetric(labels, rate, seed, num_classes=None, mapping=None):
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     labels = np.arange(1000) % 10
     noisy = noise.asymmetric(labels, 0.4, seed=0, mapping=noise.CIFAR10_PAIRS)
     ```
@@ -111,7 +111,7 @@ def flip2(labels, rate, seed, num_classes=None):
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     labels = np.arange(1000) % 10
     noisy = noise.flip2(labels, 0.4, seed=0)
     ```
@@ -145,7 +145,7 @@ def hierarchical(labels, rate, seed, groups):
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     labels = np.arange(1000) % 4
     noisy = noise.hierarchical(labels, 0.5, seed=0, groups=[0, 0, 1, 1])
     ```
@@ -190,7 +190,7 @@ def instance(labels, rate, seed, inputs, num_classes=None):
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     labels = np.arange(1000) % 10
     images = np.random.default_rng(0).random((1000, 8, 8, 1))
     noisy = noise.instance(labels, 0.4, seed=0, inputs=images)
@@ -255,7 +255,7 @@ def apply(
 
     ```python
     import numpy as np
-    from clidmu_tf import noise
+    from clidmu_tf.data import noise
     noisy = noise.apply("flip2", np.arange(10), 0.4, seed=0, num_classes=10)
     ```
     """

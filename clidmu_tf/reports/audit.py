@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from clidmu_tf.features import features_and_logits
-from clidmu_tf.labels import check_labels, to_targets
-from clidmu_tf.losses import cross_entropy
-from clidmu_tf.methods.classifier_model import at_least_float32
+from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.engine.classifier_model import at_least_float32
+from clidmu_tf.nets.features import features_and_logits
 
 # Where another class is likelier than the given one.
 THRESHOLD = 0.5

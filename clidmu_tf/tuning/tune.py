@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from clidmu_tf import search
-from clidmu_tf.callbacks import MetricsLog
-from clidmu_tf.checkpoints import write_atomically
+from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.errors import UserError
+from clidmu_tf.files import write_json
 from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.tuning import search
 
 BATCH = 100  # for CLID that compares between trials
 
@@ -328,8 +328,3 @@ def claim(directory, identity, overwrite):
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
-
-
-def write_json(path, record):
-    text = json.dumps(record, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from clidmu_tf.checkpoints import read_arrays, write_arrays, write_atomically
+from clidmu_tf.core.losses import clid
+from clidmu_tf.engine.classifier_model import at_least_float32, count
+from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.errors import check_finite
-from clidmu_tf.features import ends_in_softmax, features_and_logits
-from clidmu_tf.losses import clid
-from clidmu_tf.methods.classifier_model import at_least_float32, count
-from clidmu_tf.metrics import check_temperature
+from clidmu_tf.files import read_arrays, write_arrays, write_text
+from clidmu_tf.nets.features import ends_in_softmax, features_and_logits
 
 BATCH = 100
 
@@ -310,5 +310,4 @@ class MetricsLog(keras.callbacks.Callback):
 
     def write(self):
         """Writes the rows so far."""
-        text = pd.DataFrame(self.rows).to_csv(index=False)
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_text(self.path, pd.DataFrame(self.rows).to_csv(index=False))

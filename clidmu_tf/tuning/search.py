@@ -5,9 +5,9 @@ import os
 import keras_tuner
 import pandas as pd
 
-from clidmu_tf import plots
-from clidmu_tf.checkpoints import write_atomically
 from clidmu_tf.errors import TrainingDiverged, UserError
+from clidmu_tf.files import write_atomically, write_text
+from clidmu_tf.reports import figures as plots
 
 TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
@@ -198,8 +198,9 @@ def write_report(table, names, objective, directory):
         directory / "trials.png",
         lambda file: plots.trials(table, names, objective, file),
     )
-    text = table.rename(columns=ORACLE).to_csv(index=False)
-    write_atomically(directory / "trials.csv", lambda file: file.write(text.encode()))
+    write_text(
+        directory / "trials.csv", table.rename(columns=ORACLE).to_csv(index=False)
+    )
 
 
 def is_worker():

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from clidmu_tf import plots
-from clidmu_tf.weight_nets import WNet
+from clidmu_tf.nets.weight_nets import WNet
+from clidmu_tf.reports import figures as plots
 
 # What is shown of it, so that the page stays small however many examples there are.
 SUSPECTS = 60
@@ -52,7 +52,7 @@ def render(
     Example:
 
     ```python
-    from clidmu_tf import report
+    from clidmu_tf.reports import page as report
 
     x = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype("float32")
     y = np.arange(20) % 2
@@ -64,7 +64,7 @@ def render(
     ```
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clidmu_tf"),
+        loader=jinja2.PackageLoader("clidmu_tf.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

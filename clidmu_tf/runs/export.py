@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from clidmu_tf.data.decode import fit
 from clidmu_tf.errors import UserError
-from clidmu_tf.features import ends_in_softmax
+from clidmu_tf.nets.features import ends_in_softmax
 
 
 def export(classifier, path, image_shape, class_names, resize_size=0):

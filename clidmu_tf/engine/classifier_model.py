@@ -3,9 +3,9 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.features import ends_in_softmax, features_and_logits, head_of
-from clidmu_tf.labels import to_targets
-from clidmu_tf.losses import clid, cross_entropy
+from clidmu_tf.core.labels import to_targets
+from clidmu_tf.core.losses import clid, cross_entropy
+from clidmu_tf.nets.features import ends_in_softmax, features_and_logits, head_of
 
 # CLID values compare only at one temperature; what is logged uses this one.
 REFERENCE_TEMPERATURE = 0.5

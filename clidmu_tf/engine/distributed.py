@@ -8,7 +8,7 @@ the conversations (gathers and all-reduces) lie between them.
 import keras
 import tensorflow as tf
 
-from clidmu_tf.meta_gradient import Forward
+from clidmu_tf.core.meta_gradient import Forward
 
 
 class Replicas:

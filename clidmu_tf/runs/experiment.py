@@ -7,12 +7,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf import augment, backbones, data, noise, strategies
+from clidmu_tf import data
+from clidmu_tf.core.labels import check_labels
+from clidmu_tf.data import augment, noise
 from clidmu_tf.errors import UserError
-from clidmu_tf.evaluation import top5_metrics
-from clidmu_tf.labels import check_labels
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.nets import backbones
+from clidmu_tf.runs import strategies
+from clidmu_tf.runs.evaluation import top5_metrics
 
 JIT = {"auto": "auto", "on": True, "off": False}
 

@@ -5,11 +5,11 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf import data
-from clidmu_tf.callbacks import clid_of
+from clidmu_tf.core.labels import to_targets
+from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.engine.callbacks import clid_of
+from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
 from clidmu_tf.errors import check_finite
-from clidmu_tf.labels import to_targets
-from clidmu_tf.losses import cross_entropy
-from clidmu_tf.methods.classifier_model import REFERENCE_TEMPERATURE
 
 REFERENCE_BATCH = 100
 

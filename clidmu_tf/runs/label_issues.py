@@ -5,9 +5,11 @@ import pathlib
 
 import numpy as np
 
-from clidmu_tf import data, plots, report
-from clidmu_tf.audit import audit
-from clidmu_tf.checkpoints import write_atomically
+from clidmu_tf import data
+from clidmu_tf.files import write_atomically, write_text
+from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import page as report
+from clidmu_tf.reports.audit import audit
 
 
 def write(config, source, model, workdir, snapshots, rows):
@@ -39,8 +41,7 @@ def write(config, source, model, workdir, snapshots, rows):
         given_class=names[issues.given_label],
         suggested_class=names[issues.suggested_label],
     )
-    text = table.to_csv(float_format="%.6g")
-    write_atomically(workdir.label_issues, lambda file: file.write(text.encode()))
+    write_text(workdir.label_issues, table.to_csv(float_format="%.6g"))
     is_folder = config.dataset == "folder"
     name = pathlib.Path(config.data_dir).resolve().name if is_folder else source.name
     page = report.render(
@@ -51,7 +52,7 @@ def write(config, source, model, workdir, snapshots, rows):
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
     )
-    write_atomically(workdir.report, lambda file: file.write(page.encode()))
+    write_text(workdir.report, page)
     return issues
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from clidmu_tf.losses import clid
+from clidmu_tf.core.losses import clid
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")

@@ -58,7 +58,7 @@ DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFIN
 def define_flags():
     """Makes a flag of every setting, so that a default exists once."""
     for field in dataclasses.fields(Config):
-        kind = type(field.default)
+        kind = field.type
         help_text = field.metadata["help"]
         if field.metadata["choices"]:
             help_text += f" One of: {', '.join(field.metadata['choices'])}."

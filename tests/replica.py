@@ -57,7 +57,7 @@ def weights_of(model):
     weights = list(model.classifier.get_weights())
     if hasattr(model, "weight_net"):
         weights += model.weight_net.get_weights()
-        weights += [variable.numpy() for variable in model._class_variables()]
+        weights += [variable.numpy() for variable in model.slots.values()]
     return weights
 
 

@@ -109,7 +109,7 @@ def test_weight_is_what_the_trained_weight_net_gives_the_loss(class_balance):
     found = clidmu.audit(model, x, y)
     weights = model.weight_net(found.loss.to_numpy()).numpy()
     if class_balance:
-        weights = weights / model.class_mean.numpy()[y]
+        weights = weights / model.slots["class_mean"].numpy()[y]
     np.testing.assert_allclose(found.weight, weights / weights.mean(), rtol=1e-4)
 
 

@@ -115,10 +115,10 @@ def test_a_batch_of_ten_examples_a_class_speaks_for_itself(n, share):
 def test_class_balance_gives_each_given_class_its_share():
     x, y = table()
     model = compiled_model()
-    model.class_mean.assign([0.1, 0.5, 0.9])
+    model.slots["class_mean"].assign([0.1, 0.5, 0.9])
     batch = {"targets": tf.one_hot(y, 3), "sample_weight": tf.ones(60)}
     raw = tf.gather([0.1, 0.5, 0.9], y)
-    balanced = model.weighting.balanced(raw, batch["targets"], model._classes())
+    balanced = model.weighting.balanced(raw, batch["targets"], model.classes())
     np.testing.assert_allclose(balanced, np.ones(60), rtol=1e-6)
 
 
@@ -357,8 +357,8 @@ def test_feature_layer_chooses_the_features():
             layers.Dense(3),
         ]
     )
-    assert clidmu.CLIDMU(classifier)._num_features == 5
-    assert clidmu.CLIDMU(classifier, feature_layer="early")._num_features == 7
+    assert clidmu.CLIDMU(classifier).network.num_features == 5
+    assert clidmu.CLIDMU(classifier, feature_layer="early").network.num_features == 7
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,9 @@ def test_bfloat16_trains_near_float32_with_the_weight_net_in_float32():
         model = compiled_model(small_classifier())
         keras.config.set_dtype_policy("float32")
         results.append(weights_after(model, x, y, epochs=1))
-        features, logits, _ = model.apply_classifier(model.theta(), model.state(), x)
+        features, logits, _ = model.network.apply(
+            model.values()["theta"], model.values()["state"], x
+        )
         assert features.dtype == logits.dtype == tf.float32
         assert model.weight_net(tf.ones(3)).dtype == tf.float32
     assert_close(*results, 0.05)
@@ -470,7 +472,9 @@ def test_training_goes_on_as_if_never_saved(weight_net, tmp_path):
     )
     expected, got = weights_after(model, x, y), weights_after(loaded, x, y)
     assert_close(got, expected, 1e-6)
-    np.testing.assert_allclose(loaded.class_mean, model.class_mean, atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.slots["class_mean"], model.slots["class_mean"], atol=1e-6
+    )
 
 
 def test_config_round_trips_and_summary_works_before_fit(capsys):
@@ -501,7 +505,7 @@ def test_snapshots_keep_the_lowest_clid_and_sum_logits():
     expected = seen[best[0]][1] + seen[best[1]][1]
     got = snapshots.ensemble().predict(x, verbose=0)
     np.testing.assert_allclose(got, expected, atol=1e-4)
-    outputs = model._inside().predict(x, verbose=0)
+    outputs = model.network._inside.predict(x, verbose=0)
     halves = [
         clidmu.clid(outputs[0][i : i + 30], tf.constant(outputs[1][i : i + 30]))
         for i in (0, 30)

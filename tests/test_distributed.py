@@ -127,13 +127,17 @@ def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):
 def take_the_mean(model, x, y, velocity, meta_velocity):
     halves = [(tf.constant(x[i : i + 4]), y[i : i + 4]) for i in (0, 4)]
     batches = [model.gather_batch(tf.constant(labels), None) for _, labels in halves]
-    losses = [model.weighting.loss(batch, model._classes()) for batch in batches]
-    theta, phi, state = model.theta(), model.phi(), model.state()
+    losses = [model.weighting.loss(batch, model.classes()) for batch in batches]
+    theta, phi, state = (
+        model.values()["theta"],
+        model.values()["phi"],
+        model.values()["state"],
+    )
     results = [
         meta_step(
-            local_forward(model.apply_classifier),
+            local_forward(model.network.apply),
             loss,
-            model._meta_objective(None),
+            model.meta_objective_of(None),
             lambda gradient: phi,
             theta=theta,
             phi=phi,
@@ -152,14 +156,14 @@ def take_the_mean(model, x, y, velocity, meta_velocity):
         replica.META_LEARNING_RATE,
     )
     here = [result[2] for result in results]
-    phi = model.phi()
+    phi = model.values()["phi"]
     real = [
         real_gradient(loss, phi, outputs)
         for loss, outputs in zip(losses, here, strict=True)
     ]
     classes = [
         update_classes(
-            model._classes(),
+            model.classes(),
             model.weighting.raw_weights(phi, outputs.features, outputs.logits, batch),
             outputs.logits,
             batch["targets"],
@@ -167,7 +171,7 @@ def take_the_mean(model, x, y, velocity, meta_velocity):
         )
         for outputs, batch in zip(here, batches, strict=True)
     ]
-    for variable, a, b in zip(model._class_variables(), *classes, strict=True):
+    for variable, a, b in zip(model.slots.values(), *classes, strict=True):
         variable.assign((a + b) / 2)
     real = [(a + b) / 2 for a, b in zip(*real, strict=True)]
     variables = model.classifier.trainable_variables

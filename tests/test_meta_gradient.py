@@ -48,32 +48,32 @@ def golden_step(prefix, dtype, mode, forward=local_forward):
     meta_y = None
     if prefix == "wnet_ce":
         meta_y = tf.one_hot(GOLDEN["wnet_ce_meta_y"], 4, dtype=dtype)
-    loss = model.weighting.loss(batch, model._classes())
+    loss = model.weighting.loss(batch, model.classes())
     moved = []
 
     def watched(theta, state, x):
         moved.append(theta)
-        return model.apply_classifier(theta, state, x)
+        return model.network.apply(theta, state, x)
 
     def step(x, meta_x):
         moved.clear()
         results = meta_step(
             forward(watched),
             loss,
-            model._meta_objective(meta_y),
-            lambda gradient: model.phi(),
-            theta=model.theta(),
-            phi=model.phi(),
-            state=model.state(),
+            model.meta_objective_of(meta_y),
+            lambda gradient: model.values()["phi"],
+            theta=model.values()["theta"],
+            phi=model.values()["phi"],
+            state=model.values()["state"],
             x=x,
             meta_x=meta_x,
             learning_rate=tf.constant(GOLDEN[f"{prefix}_virtual_lr"], dtype),
         )
         here, meta_loss, meta_gradient = results[2], results[3], results[4]
         weights = model.weighting.raw_weights(
-            model.phi(), here.features, here.logits, batch
+            model.values()["phi"], here.features, here.logits, batch
         )
-        value = loss(model.phi(), here.features, here.logits, True)
+        value = loss(model.values()["phi"], here.features, here.logits, True)
         return meta_loss, meta_gradient, [t * 1 for t in moved[1]], weights, value
 
     x, meta_x = (golden(prefix, name, dtype) for name in ("x", "meta_x"))
@@ -120,13 +120,13 @@ def test_the_distributed_pieces_give_the_same_gradient(prefix, jit_compile):
     @tf.function
     def step():
         return meta_step(
-            forward(model.apply_classifier),
-            model.weighting.loss(batch, model._classes()),
-            model._meta_objective(None),
-            lambda gradient: model.phi(),
-            theta=model.theta(),
-            phi=model.phi(),
-            state=model.state(),
+            forward(model.network.apply),
+            model.weighting.loss(batch, model.classes()),
+            model.meta_objective_of(None),
+            lambda gradient: model.values()["phi"],
+            theta=model.values()["theta"],
+            phi=model.values()["phi"],
+            state=model.values()["state"],
             x=tf.constant(golden(prefix, "x")),
             meta_x=tf.constant(golden(prefix, "meta_x")),
             learning_rate=tf.constant(GOLDEN[f"{prefix}_virtual_lr"]),
@@ -171,13 +171,13 @@ def conv_problem(weight_net, class_balance=True, prior_penalty=1.0):
         class_balance=class_balance,
         prior_penalty=prior_penalty,
     )
-    model.class_mean.assign([0.3, 0.5, 0.9])
+    model.slots["class_mean"].assign([0.3, 0.5, 0.9])
     batch = {
         "targets": tf.one_hot(generator.integers(0, 3, 8), 3, dtype="float64"),
         "sample_weight": tf.constant(generator.uniform(0.5, 1.5, 8)),
         "noise": tf.constant(generator.normal(size=(2, 8, 3))),
     }
-    classes = [tf.cast(value, "float64") for value in model._classes()]
+    classes = [tf.cast(value, "float64") for value in model.classes()]
     x, meta_x = (tf.constant(generator.normal(size=(8, 6, 6, 2))) for _ in range(2))
     return model, model.weighting.loss(batch, classes), x, meta_x
 
@@ -201,11 +201,15 @@ def clid_with_fixed_graphs(features, logits):
 @pytest.mark.parametrize("weight_net", [clidmu.WNet, clidmu.VRI])
 def test_meta_gradient_is_that_of_finite_differences(weight_net):
     model, loss, x, meta_x = conv_problem(weight_net)
-    theta, state, phi = model.theta(), model.state(), model.phi()
+    theta, state, phi = (
+        model.values()["theta"],
+        model.values()["state"],
+        model.values()["phi"],
+    )
     _, _, _, _, gradient, _ = meta_step(
-        local_forward(model.apply_classifier),
+        local_forward(model.network.apply),
         loss,
-        model._meta_objective(None),
+        model.meta_objective_of(None),
         lambda gradient: phi,
         theta=theta,
         phi=phi,
@@ -218,11 +222,11 @@ def test_meta_gradient_is_that_of_finite_differences(weight_net):
     def virtual_outputs(phi):
         with tf.GradientTape() as tape:
             tape.watch(theta)
-            features, logits, _ = model.apply_classifier(theta, state, x)
+            features, logits, _ = model.network.apply(theta, state, x)
             value = loss(phi, tf.stop_gradient(features), logits, True)
         slopes = tape.gradient(value, theta)
         moved = [t - RATE * s for t, s in zip(theta, slopes, strict=True)]
-        return model.apply_classifier(moved, state, meta_x)[:2]
+        return model.network.apply(moved, state, meta_x)[:2]
 
     objective = clid_with_fixed_graphs(*virtual_outputs(phi))
     generator = np.random.default_rng(5)
@@ -244,21 +248,25 @@ def test_meta_gradient_is_that_of_finite_differences(weight_net):
 @pytest.mark.parametrize("weight_net", [clidmu.WNet, clidmu.VRI])
 def test_sharing_the_forward_pass_changes_nothing(weight_net, mode):
     model, loss, x, meta_x = conv_problem(weight_net)
-    theta, state, phi = model.theta(), model.state(), model.phi()
-    objective = model._meta_objective(None)
+    theta, state, phi = (
+        model.values()["theta"],
+        model.values()["state"],
+        model.values()["phi"],
+    )
+    objective = model.meta_objective_of(None)
     expected_loss, _, expected = nested_tape_step(
-        model.apply_classifier, loss, objective, theta, phi, state, x, meta_x, RATE
+        model.network.apply, loss, objective, theta, phi, state, x, meta_x, RATE
     )
     with tf.GradientTape() as tape:
         tape.watch(theta)
-        features, logits, expected_state = model.apply_classifier(theta, state, x)
+        features, logits, expected_state = model.network.apply(theta, state, x)
         real_loss = loss(phi, tf.stop_gradient(features), logits, False)
     expected_real = tape.gradient(real_loss, theta)
 
     @lambda function: compiled(function, mode)
     def step(x, meta_x):
         real, state_after, _, meta_loss, gradient, _ = meta_step(
-            local_forward(model.apply_classifier),
+            local_forward(model.network.apply),
             loss,
             objective,
             lambda gradient: phi,
@@ -283,22 +291,22 @@ def test_sharing_the_forward_pass_changes_nothing(weight_net, mode):
 
 def test_a_virtual_step_of_the_head_moves_the_head_alone():
     model, loss, x, meta_x = conv_problem(clidmu.WNet)
-    theta, phi = model.theta(), model.phi()
+    theta, phi = model.values()["theta"], model.values()["phi"]
     moves = [False] * (len(theta) - 2) + [True, True]
     seen = []
 
     def apply(values, state, x):
         seen.append(values)
-        return model.apply_classifier(values, state, x)
+        return model.network.apply(values, state, x)
 
     meta_step(
         local_forward(apply),
         loss,
-        model._meta_objective(None),
+        model.meta_objective_of(None),
         lambda gradient: phi,
         theta=theta,
         phi=phi,
-        state=model.state(),
+        state=model.values()["state"],
         x=x,
         meta_x=meta_x,
         learning_rate=RATE,

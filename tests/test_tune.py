@@ -296,7 +296,7 @@ def test_reference_clid_does_not_see_what_is_searched():
         values.append(evaluation.reference_clid(model, source, changed))
     assert values[0] == values[1]
     # 240 held out: two batches of 100, and 40 that are left out.
-    inside = model._inside()
+    inside = model.network._inside
     x = source.holdout.inputs.astype("float32")
     batches = [inside(x[:100], training=False), inside(x[100:200], training=False)]
     expected = np.mean([float(clid(f, z, 0.5)) for f, z in batches])

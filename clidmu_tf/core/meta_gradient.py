@@ -7,25 +7,52 @@ net's, η the learning rate, and J the Jacobian of the logits by θ:
     meta gradient    ∇_φ CLID(f_θ̂(x_M), z_θ̂(x_M))
     real gradient    ∇_θ L_w(θ; φ_new), the weights held constant
 
-The loss reads θ through the logits alone (the weight nets' inputs are
-detached), so both gradients by θ are Jᵀu with u = ∂L_w/∂z: one forward pass
-serves the virtual step and the real one. Everything here takes and returns
-lists of tensors, never variables, so that XLA can compile it and every
-`tf.distribute` strategy can run it.
+`plain_meta_gradient` says just that. `meta_step` is what runs: the same
+gradient, by tests to the last digits, from one forward pass less. The loss
+reads θ through the logits alone (the weight nets' inputs are detached), so
+both gradients by θ are Jᵀu with u = ∂L_w/∂z, and one pass serves the virtual
+step and the real one. Everything here takes and returns lists of tensors,
+never variables, so that XLA can compile it and every `tf.distribute` strategy
+can run it.
 
 Reference:
     Hu et al., KDD 2025, arXiv:2507.11807, section 4 and algorithm 1.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+Tensors = list[tf.Tensor]
+# (φ, features, logits, whether it is for the virtual step) → a scalar
+TrainingLoss = Callable[..., tf.Tensor]
+MetaObjective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-@dataclasses.dataclass(frozen=True)
-class Forward:
+
+def plain_meta_gradient(
+    apply: Callable,
+    training_loss: TrainingLoss,
+    meta_objective: MetaObjective,
+    theta: Tensors,
+    phi: Tensors,
+    x: Any,
+    meta_x: Any,
+    learning_rate: float,
+) -> Tensors:
+    """∇_φ of the meta objective, as the formulas say it; `meta_step` equals it."""
+    with tf.GradientTape() as outer:
+        outer.watch(phi)
+        with tf.GradientTape() as inner:
+            inner.watch(theta)
+            loss = training_loss(phi, *apply(theta, x), True)
+        gradient = inner.gradient(loss, theta)
+        moved = [w - learning_rate * g for w, g in zip(theta, gradient, strict=True)]
+        meta_loss = meta_objective(*apply(moved, meta_x))
+    return outer.gradient(meta_loss, phi)
+
+
+class Forward(NamedTuple):
     """A forward pass in training mode and the way back through it.
 
     Attributes:
@@ -37,14 +64,34 @@ class Forward:
             the shares over the replicas is the gradient.
     """
 
-    features: Any
-    logits: Any
-    state: list
-    pullback: Callable
-    gradient: Callable
+    features: tf.Tensor
+    logits: tf.Tensor
+    state: Tensors
+    pullback: Callable[[tf.Tensor], Tensors]
+    gradient: Callable[[tf.Tensor], Tensors]
 
 
-def local_forward(apply):
+class MetaStep(NamedTuple):
+    """What a meta step comes to.
+
+    Attributes:
+        gradient: ∇_θ L_w(θ; φ_new), this replica's share.
+        state: The classifier's new non-trainable values.
+        here: The `Forward` of the labelled batch.
+        meta_loss: The meta objective after the virtual step.
+        meta_gradient: ∇_φ of it.
+        phi: φ_new.
+    """
+
+    gradient: Tensors
+    state: Tensors
+    here: Forward
+    meta_loss: tf.Tensor
+    meta_gradient: Tensors
+    phi: Tensors
+
+
+def local_forward(apply: Callable) -> Callable[..., Forward]:
     """Forward passes on one device, by nested gradient tapes.
 
     Args:
@@ -54,12 +101,12 @@ def local_forward(apply):
         A function `(theta, state, x) → Forward`.
     """
 
-    def forward(theta, state, x):
+    def forward(theta: Tensors, state: Tensors, x: Any) -> Forward:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
             features, logits, state = apply(theta, state, x)
 
-        def pullback(u):
+        def pullback(u: tf.Tensor) -> Tensors:
             return tape.gradient(
                 logits,
                 theta,
@@ -74,26 +121,28 @@ def local_forward(apply):
 
 
 def meta_step(
-    forward,
-    training_loss,
-    meta_objective,
-    update_weight_net,
+    forward: Callable[..., Forward],
+    training_loss: TrainingLoss,
+    meta_objective: MetaObjective,
+    update_weight_net: Callable[[Tensors], Tensors],
     *,
-    theta,
-    phi,
-    state,
-    x,
-    meta_x,
-    learning_rate,
-    virtual=None,
-):
+    theta: Tensors,
+    phi: Tensors,
+    state: Tensors,
+    x: Any,
+    meta_x: Any,
+    learning_rate: float,
+    virtual: list[bool] | None = None,
+) -> MetaStep:
     """One meta update, and the gradient of the real update that follows it.
 
     Args:
         forward: `(theta, state, x) → Forward`.
         training_loss: `(phi, features, logits, virtual) → scalar`, L_w.
         meta_objective: `(features, logits) → scalar`, of the meta batch.
-        update_weight_net: ∇_φ → φ_new, a step of the meta optimizer.
+        update_weight_net: ∇_φ → φ_new, a step of the meta optimizer: the one effect
+            of a step, since Keras has no stateless optimizers on TensorFlow. Whoever
+            needs a pure step hands in a pure update.
         theta: The classifier's trainable values.
         phi: The weight net's trainable values.
         state: The classifier's non-trainable values.
@@ -103,8 +152,7 @@ def meta_step(
         virtual: Which of θ the virtual step moves, booleans; `None` for all.
 
     Returns:
-        The gradient by θ (this replica's share), the new state, the `Forward`
-        of the labelled batch, the meta loss, ∇_φ, and φ_new.
+        A `MetaStep`.
     """
     here = forward(theta, state, x)
     with tf.GradientTape() as tape:
@@ -119,10 +167,12 @@ def meta_step(
     phi = update_weight_net(meta_gradient)
     gradient = real_gradient(training_loss, phi, here)
     state = carry_state(here.state, there.state)
-    return gradient, state, here, meta_loss, meta_gradient, phi
+    return MetaStep(gradient, state, here, meta_loss, meta_gradient, phi)
 
 
-def loss_gradient(training_loss, phi, outputs, virtual):
+def loss_gradient(
+    training_loss: TrainingLoss, phi: Tensors | None, outputs: Forward, virtual: bool
+) -> tf.Tensor:
     """u = ∂L_w/∂z, a function of φ that an outer tape can differentiate."""
     features = tf.stop_gradient(outputs.features)
     logits = tf.stop_gradient(outputs.logits)
@@ -132,7 +182,12 @@ def loss_gradient(training_loss, phi, outputs, virtual):
     return tape.gradient(loss, logits)
 
 
-def virtual_step(theta, gradient, learning_rate, moves=None):
+def virtual_step(
+    theta: Tensors,
+    gradient: Tensors,
+    learning_rate: float,
+    moves: list[bool] | None = None,
+) -> Tensors:
     """θ̂ = θ − η ∇_θ L_w; without momentum or weight decay."""
     moves = moves or [True] * len(theta)
     return [
@@ -141,12 +196,14 @@ def virtual_step(theta, gradient, learning_rate, moves=None):
     ]
 
 
-def real_gradient(training_loss, phi, outputs):
+def real_gradient(
+    training_loss: TrainingLoss, phi: Tensors | None, outputs: Forward
+) -> Tensors:
     """∇_θ L_w(θ; φ), the weights held constant: this replica's share."""
     return outputs.gradient(loss_gradient(training_loss, phi, outputs, virtual=False))
 
 
-def carry_state(labelled, meta):
+def carry_state(labelled: Tensors, meta: Tensors) -> Tensors:
     """What the step leaves behind: statistics of θ's own pass, advanced seeds.
 
     The moving averages of the virtual pass are thrown away. Seeds (integers)

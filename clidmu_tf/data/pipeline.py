@@ -22,6 +22,7 @@ def training_batches(
     num_shards=1,
     shard_index=0,
     replicas_per_shard=1,
+    with_index=None,
 ):
     """Endless training batches from a step on.
 
@@ -44,6 +45,8 @@ def training_batches(
         num_shards: Number of workers.
         shard_index: Which worker this is.
         replicas_per_shard: Replicas of each worker.
+        with_index: `(x, index) → x`, told which examples a batch holds, int64;
+            `None` where nobody asks.
 
     Returns:
         A `tf.data.Dataset` of `(x, y)`, float32 in 0..255 and int64: one batch a
@@ -69,13 +72,9 @@ def training_batches(
 
     def batches_of(epoch):
         """The epoch's batches of indices, those of this worker's replicas in turn."""
-        # Not index_shuffle, which has but a few hundred orders, whatever the seed.
-        keys = tf.random.stateless_uniform(
-            [examples], _fold(seed, epoch[None])[0], None, None, tf.int64
-        )
-        order = tf.argsort(keys, stable=True)[: steps * batch_size]
+        order = order_of(epoch, examples, seed)[: steps * batch_size]
         order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
-        order = tf.cast(tf.reshape(order, (-1, per_replica)), tf.int64)
+        order = tf.reshape(order, (-1, per_replica))
         draws = window_draws(epoch) if split.resize_size else []
         order = tf.data.Dataset.from_tensor_slices(order)
         return order.map(
@@ -101,7 +100,43 @@ def training_batches(
 
     batches = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
     batches = batches.flat_map(batches_of).skip(done * replicas_per_shard)
-    return _batches(split, batches, per_replica, image_shape, window, finish)
+    return _batches(
+        split, batches, per_replica, image_shape, window, finish, with_index
+    )
+
+
+def batches_of_indices(examples, batch_size, seed, start_step=0):
+    """Endless batches of indices, in the order that `training_batches` goes by.
+
+    Args:
+        examples: How many there are.
+        batch_size: Indices a batch; what does not fill a batch is left out.
+        seed: Decides the order.
+        start_step: Batches to leave out.
+
+    Returns:
+        A `tf.data.Dataset` of `(batch_size,)` int64.
+    """
+    steps = examples // batch_size
+    first_epoch, done = divmod(start_step, steps)
+
+    def batches_of(epoch):
+        order = order_of(epoch, examples, seed)[: steps * batch_size]
+        return tf.data.Dataset.from_tensor_slices(
+            tf.reshape(order, (steps, batch_size))
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
+    return epochs.flat_map(batches_of).skip(done)
+
+
+def order_of(epoch, examples, seed):
+    """The permutation of an epoch, `(examples,)` int64: of seed and epoch alone."""
+    # Not index_shuffle, which has but a few hundred orders, whatever the seed.
+    keys = tf.random.stateless_uniform(
+        [examples], _fold(seed, epoch[None])[0], None, None, tf.int64
+    )
+    return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
 
 def evaluation_batches(split, *, batch_size, image_shape):
@@ -121,7 +156,15 @@ def evaluation_batches(split, *, batch_size, image_shape):
     return _batches(split, batches, batch_size, image_shape)
 
 
-def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
+def _batches(
+    split,
+    batches,
+    batch_size,
+    image_shape,
+    window=None,
+    finish=None,
+    with_index=None,
+):
     """Turns batches of `(index, number)` into batches of images and labels.
 
     Args:
@@ -134,7 +177,9 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
         window: draws → what `decode` cuts the window by; without draws it lies in
             the middle.
         finish: (images, numbers) → images; `None` to evaluate.
+        with_index: As for `training_batches`.
     """
+    name = with_index or (lambda x, index: x)
     labels = tf.constant(split.labels, tf.int64)
     parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     if split.in_memory:
@@ -142,7 +187,8 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
 
         def load(index, number):
             x = tf.cast(tf.gather(images, index), tf.float32)
-            return finish(x, number) if finish else x, tf.gather(labels, index)
+            x = finish(x, number) if finish else x
+            return name(x, index), tf.gather(labels, index)
 
         return batches.map(load, **parallel).prefetch(tf.data.AUTOTUNE)
 
@@ -152,15 +198,21 @@ def _batches(split, batches, batch_size, image_shape, window=None, finish=None):
         paths = tf.constant(split.inputs)
         fetch, contents_of = lambda index: tf.gather(paths, index), tf.io.read_file
 
-    def load_one(found, label, number, *draws):
+    def load_one(source, label, index, number, *draws):
         cut = window(*draws) if draws else {}
-        x = decode(contents_of(found), image_shape, split.resize_size, **cut)
-        return finish(x[None], number[None])[0] if finish else x, label
+        x = decode(contents_of(source), image_shape, split.resize_size, **cut)
+        x = finish(x[None], number[None])[0] if finish else x
+        return name(x, index), label
 
     # Read a batch at a time, but decode and augment image by image: what one image
     # needs stays in the processor's cache, and few images are under way at once.
     batches = batches.map(
-        lambda index, *others: (fetch(index), tf.gather(labels, index), *others),
+        lambda index, *others: (
+            fetch(index),
+            tf.gather(labels, index),
+            index,
+            *others,
+        ),
         **parallel,
     )
     images = batches.unbatch().map(load_one, **parallel)

@@ -8,8 +8,8 @@ import pandas as pd
 import tensorflow as tf
 
 from clidmu_tf.core.losses import clid
-from clidmu_tf.engine.classifier_model import at_least_float32, count
 from clidmu_tf.engine.metrics import check_temperature
+from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
 from clidmu_tf.files import read_arrays, write_arrays, write_text
 from clidmu_tf.nets.features import ends_in_softmax, features_and_logits

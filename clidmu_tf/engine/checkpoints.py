@@ -12,13 +12,16 @@ from clidmu_tf.files import read_arrays, write_arrays
 logger = logging.getLogger(__name__)
 
 KEEP = 2
+# What a checkpoint holds besides variables.
+ABOUT = ("step", "rows")
 
 
 class Checkpointer(keras.callbacks.Callback):
     """Saves all that a run needs to go on, so that nothing shows it was cut.
 
-    That is every variable: weights, both optimizers, the weight net, seeds, class
-    means, the running metrics, and the rows of the metrics file.
+    That is every variable: weights, optimizers, the method's own layers, slots and
+    memories, seeds, the running metrics, and the rows of the metrics file. Each goes
+    by the name of what it belongs to, so that another part moves none of them.
 
     Args:
         directory: Where checkpoints lie; the last two are kept.
@@ -70,7 +73,7 @@ class Checkpointer(keras.callbacks.Callback):
     def save(self):
         """Writes a checkpoint now and removes all but the last two."""
         # Every worker reads: a metric's variable is summed over the workers.
-        arrays = {f"v{i}": v.numpy() for i, v in enumerate(variables_of(self.model))}
+        arrays = {n: v.numpy() for n, v in variables_of(self.model).items()}
         if not self.writes:
             return
         write_arrays(
@@ -119,25 +122,58 @@ class Checkpointer(keras.callbacks.Callback):
 
     def _assign(self, model, record, path):
         variables = variables_of(model)
-        values = [record[f"v{i}"] for i in range(len(record) - 2)]
-        if [tuple(v.shape) for v in variables] != [v.shape for v in values]:
+        if "v0" in record:
+            record = _renamed(model, variables, record)
+        shapes = {name: tuple(v.shape) for name, v in variables.items()}
+        if {n: a.shape for n, a in record.items() if n not in ABOUT} != shapes:
             raise UserError(
                 f"Checkpoint {path} is of another network: give another --workdir, or "
                 "the settings that it was made with."
             )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        running = {id(v) for metric in model.metrics for v in metric.variables}
+        for name, variable in variables.items():
+            variable.assign(record[name])
         self._running_metrics = [
-            (variable, value)
-            for variable, value in zip(variables, values, strict=True)
-            if id(variable) in running
+            (variable, record[name])
+            for name, variable in variables.items()
+            if name.startswith("metric.")
         ]
 
 
 def variables_of(model):
-    """Every variable of a training model, in a fixed order, each once."""
-    owners = [model, model.optimizer, getattr(model, "meta_optimizer", None)]
-    variables = [v for owner in owners if owner is not None for v in owner.variables]
-    variables += [v for metric in model.metrics for v in metric.variables]
-    return list({id(variable): variable for variable in variables}.values())
+    """Every variable of a training model by a name of its own, each once."""
+    owners = {
+        "classifier": model.classifier.variables,
+        **{name: layer.variables for name, layer in model.parts().items()},
+        "optimizer": model.optimizer.variables,
+        "meta_optimizer": getattr(model, "meta_optimizer", model.optimizer).variables,
+        **{f"metric.{metric.name}": metric.variables for metric in model.metrics},
+    }
+    named = dict(model.named_variables())
+    for owner, variables in owners.items():
+        named |= {f"{owner}.{i}": variable for i, variable in enumerate(variables)}
+    rest = [v for v in model.variables if "seed_generator" in v.path]
+    named |= {f"seed.{i}": variable for i, variable in enumerate(rest)}
+    # Of a variable with two names, the first.
+    first = {id(variable): name for name, variable in reversed(named.items())}
+    return {n: v for n, v in named.items() if first[id(v)] == n}
+
+
+def _renamed(model, variables, record):
+    """A checkpoint of version 0.1, whose variables had numbers, under their names."""
+    owners = [model, model.optimizer, getattr(model, "meta_optimizer", model.optimizer)]
+    old = [v for owner in owners for v in owner.variables]
+    old += [v for metric in model.metrics for v in metric.variables]
+    names = {id(variable): name for name, variable in variables.items()}
+    order = dict.fromkeys(names[id(variable)] for variable in old)
+    known = [name for name in order if not _is_new(model, name)]
+    renamed = {name: variables[name].numpy() for name in order if _is_new(model, name)}
+    for i, name in enumerate(known):
+        if f"v{i}" in record:
+            renamed[name] = record[f"v{i}"]
+    return renamed
+
+
+def _is_new(model, name):
+    """Whether version 0.1 did not have this variable."""
+    owner, _, slot = name.partition(".")
+    return owner in ("slot", "memory") and slot not in model.numbered_variables

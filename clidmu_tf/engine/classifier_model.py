@@ -1,11 +1,12 @@
-"""A Keras classifier seen from inside: built, evaluated, saved and exported."""
+"""A Keras model around a classifier: built, evaluated, saved and exported."""
 
 import keras
 import tensorflow as tf
 
 from clidmu_tf.core.labels import to_targets
 from clidmu_tf.core.losses import clid, cross_entropy
-from clidmu_tf.nets.features import ends_in_softmax, features_and_logits, head_of
+from clidmu_tf.engine.examples import split_index
+from clidmu_tf.engine.network import Network
 
 # CLID values compare only at one temperature; what is logged uses this one.
 REFERENCE_TEMPERATURE = 0.5
@@ -45,14 +46,8 @@ class ClassifierModel(keras.Model):
             self._build_inside()
 
     def _build_inside(self):
-        inside = features_and_logits(self.classifier, self.feature_layer)
-        _refuse_layers(self.classifier)
-        # A function, so that Keras does not track the shared weights twice.
-        self._inside = lambda: inside
-        self._num_features, self.num_classes = (
-            output.shape[-1] for output in inside.outputs
-        )
-        self._returns_probabilities = ends_in_softmax(self.classifier)
+        self.network = Network(self.classifier, self.feature_layer)
+        self.num_classes = self.network.num_classes
         self.build_method()
         self.built = True
 
@@ -60,7 +55,7 @@ class ClassifierModel(keras.Model):
         """Creates the method's own variables."""
 
     def call(self, inputs, training=None):
-        return self.classifier(inputs, training=training)
+        return self.classifier(split_index(inputs)[0], training=training)
 
     def _require_built(self):
         if not self.built:
@@ -78,7 +73,8 @@ class ClassifierModel(keras.Model):
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        features, logits = map(at_least_float32, self._inside()(x, training=False))
+        x, _ = split_index(x)
+        features, logits = self.network(x)
         self._clid_tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
         logs = {"clid": self._clid_tracker.result()}
         if y is not None:
@@ -96,39 +92,14 @@ class ClassifierModel(keras.Model):
         return {}
 
     def _scores(self, logits):
-        return tf.nn.softmax(logits) if self._returns_probabilities else logits
-
-    def _theta(self):
-        return self._inside().trainable_variables
-
-    def _state(self):
-        return self._inside().non_trainable_variables
-
-    @property
-    def head(self):
-        """The classifier's last Dense layer."""
-        return head_of(self.classifier)
+        is_probability = self.network.returns_probabilities
+        return tf.nn.softmax(logits) if is_probability else logits
 
     # --- saving
 
     def export(self, filepath, **kwargs):
         """Exports the classifier alone as a SavedModel; see `keras.Model.export`."""
         self.classifier.export(filepath, **kwargs)
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        # Keras does not save the state of seeds; training could not go on without.
-        for i, variable in enumerate(self._seeds()):
-            store[f"seed_{i}"] = variable.numpy()
-
-    def load_own_variables(self, store):
-        for i, variable in enumerate(self._seeds()):
-            variable.assign(store[f"seed_{i}"])
-        own = [name for name in store.keys() if not name.startswith("seed_")]
-        super().load_own_variables({name: store[name] for name in own})
-
-    def _seeds(self):
-        return [v for v in self.variables if "seed_generator_state" in v.path]
 
     def get_config(self):
         return {
@@ -143,30 +114,3 @@ class ClassifierModel(keras.Model):
         return cls(
             **{k: read(v) if isinstance(v, dict) else v for k, v in config.items()}
         )
-
-
-def count(x):
-    """The number of examples of one input or of several."""
-    return len(keras.tree.flatten(x)[0])
-
-
-def at_least_float32(tensor):
-    """Casts what was computed in 16 bits, for the losses."""
-    half = tensor.dtype in (tf.float16, tf.bfloat16)
-    return tf.cast(tensor, tf.float32) if half else tensor
-
-
-def _refuse_layers(classifier):
-    """Refuses what a gradient through the logits alone would leave out, or lose."""
-    for layer in classifier._flatten_layers():
-        if layer.compute_dtype == "float16":
-            raise ValueError(
-                f"layer {layer.name!r} computes in float16, the virtual step of which "
-                "underflows without loss scaling; use the policy 'mixed_bfloat16' or "
-                "'float32'."
-            )
-        if layer.activity_regularizer is not None:
-            raise ValueError(
-                f"layer {layer.name!r} has an activity_regularizer, which the meta "
-                "step does not see; use a kernel_regularizer, or weight decay."
-            )

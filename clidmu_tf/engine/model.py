@@ -1,4 +1,4 @@
-"""What every method shares: how Keras compiles, runs and watches training steps."""
+"""How Keras compiles, runs and watches the training steps of any method."""
 
 import functools
 import logging
@@ -7,14 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.meta_gradient import local_forward
-from clidmu_tf.engine.classifier_model import ClassifierModel, at_least_float32
+from clidmu_tf.engine.classifier_model import ClassifierModel
 from clidmu_tf.engine.distributed import (
     Alone,
     Replicas,
     distributed_forward,
-    mean_over_replicas,
 )
 from clidmu_tf.errors import TrainingDiverged
 
@@ -28,9 +26,10 @@ BATCH_SCOPES = ("global", "replica")
 class NoisyLabelModel(ClassifierModel):
     """A Keras classifier trained by one of this package's methods.
 
-    A subclass says what one training step is: `train_step`, around the pure function
-    of tensors that `pure_step` returns. This class compiles the step, runs it under
-    whatever strategy there is, and stops where it diverges.
+    A subclass says what one training step is (`train_step`, around the pure function
+    of tensors that `pure_step` returns) and what comes before an epoch. This class
+    compiles the step, runs it under whatever strategy there is, hands it what other
+    data it asks for, and stops where it diverges.
 
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer.
@@ -45,7 +44,7 @@ class NoisyLabelModel(ClassifierModel):
         super().__init__(classifier, feature_layer, **kwargs)
         means = {name: keras.metrics.Mean(name) for name in self.extra_logs}
         self._trackers = {"clid": self._clid_tracker, **means}
-        self._meta_iterator = None
+        self._streams = {}
 
     # --- compiling
 
@@ -55,7 +54,7 @@ class NoisyLabelModel(ClassifierModel):
 
     def _build_optimizers(self):
         if self.built and self.compiled:
-            self.optimizer.build(self._theta())
+            self.optimizer.build(self.network.trainable_variables)
 
     def compile(
         self,
@@ -145,17 +144,41 @@ class NoisyLabelModel(ClassifierModel):
 
     # --- training
 
-    def fit(self, x=None, y=None, **kwargs):
-        """As `keras.Model.fit`."""
-        if not self.built:
-            self.build(_input_shape(x))
-        if y is not None:
-            check_labels(y, self.num_classes)
+    def fit(self, x=None, y=None, *, streams=None, **kwargs):
+        """As `keras.Model.fit`.
+
+        Args:
+            x: Inputs, or a dataset of batches `(inputs, labels)`.
+            y: Labels, with inputs.
+            streams: Further endless datasets by name, of which every step gets a batch.
+            **kwargs: As for `keras.Model.fit`.
+        """
         callbacks = kwargs.pop("callbacks", None) or []
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        # First, so that no other callback saves what diverged.
-        return super().fit(x, y, callbacks=[_Guard(), *callbacks], **kwargs)
+        self._streams = self._iterate(streams or {})
+        try:
+            # First, so that no other callback saves what diverged.
+            return super().fit(x, y, callbacks=[_Conductor(), *callbacks], **kwargs)
+        finally:
+            self._streams = {}
+
+    def _iterate(self, datasets):
+        """Iterators of datasets by name, over the replicas where there are several."""
+        distribute = self.distribute_strategy.experimental_distribute_dataset
+        known = tf.distribute.DistributedDataset
+        if self.is_distributed:
+            datasets = {
+                name: data if isinstance(data, known) else distribute(data)
+                for name, data in datasets.items()
+            }
+        return {name: iter(dataset) for name, dataset in datasets.items()}
+
+    def enter_epoch(self):
+        """What a method does before an epoch's first step."""
+
+    def leave_epoch(self):
+        """What a method does after an epoch's last step."""
 
     def pure_step(self, kind):
         """Returns the step of this kind as a pure function of tensors."""
@@ -180,7 +203,7 @@ class NoisyLabelModel(ClassifierModel):
         kind = self.step_kind(self._step)
         if kind not in self._steps:
             self._steps[kind] = self._make_step(kind)
-        logs = self._steps[kind](iterator, self._meta_iterator)
+        logs = self._steps[kind](iterator, self._streams)
         if self._step % CHECK_EVERY == 0:
             self.check_logs(logs)
         self._step += 1
@@ -191,28 +214,28 @@ class NoisyLabelModel(ClassifierModel):
         step = functools.partial(self.train_step, kind=kind, compute=self.compute(kind))
 
         @tf.autograph.experimental.do_not_convert
-        def on_data(data, meta):
-            logs = strategy.run(step, args=(data, meta))
+        def on_data(data, others):
+            logs = strategy.run(step, args=(data, others))
             return {
                 name: tf.reduce_mean(tf.stack(strategy.experimental_local_results(v)))
                 for name, v in logs.items()
             }
 
         @tf.autograph.experimental.do_not_convert
-        def on_iterators(iterator, meta_iterator):
-            meta = None if meta_iterator is None else meta_iterator.get_next()
-            return on_data(iterator.get_next(), meta)
+        def on_iterators(iterator, streams):
+            others = {name: stream.get_next() for name, stream in streams.items()}
+            return on_data(iterator.get_next(), others)
 
         if not self.run_eagerly:
             on_data = tf.function(on_data, reduce_retracing=True)
             on_iterators = tf.function(on_iterators, reduce_retracing=True)
 
-        def on_next(iterator, meta_iterator):
+        def on_next(iterator, streams):
             iterators = (tf.data.Iterator, tf.distribute.DistributedIterator)
             if isinstance(iterator, iterators):
-                return on_iterators(iterator, meta_iterator)
+                return on_iterators(iterator, streams)
             # train_on_batch hands over a generator.
-            return on_data(next(iterator), None)
+            return on_data(next(iterator), {})
 
         on_next.traced = on_iterators
         return on_next
@@ -226,26 +249,14 @@ class NoisyLabelModel(ClassifierModel):
     def forward(self):
         """Returns how a step goes forward here: `(theta, state, x) → Forward`."""
         if not self.is_distributed:
-            return local_forward(self.apply_classifier)
-        return distributed_forward(self.apply_classifier, self.replicas, self._jit)
+            return local_forward(self.network.apply)
+        return distributed_forward(self.network.apply, self.replicas, self._jit)
 
     @property
     def replicas(self):
         """Whom the losses of a batch talk to: all replicas, or nobody."""
         together = self.is_distributed and self.batch_scope == "global"
         return Replicas() if together else Alone()
-
-    def apply_classifier(self, theta, state, x):
-        """The classifier in training mode, a pure function of tensors.
-
-        Returns:
-            Features `(n, d)` and logits `(n, num_classes)`, at least float32, and
-            the new non-trainable values.
-        """
-        (features, logits), state = self._inside().stateless_call(
-            theta, state, x, training=True
-        )
-        return at_least_float32(features), at_least_float32(logits), state
 
     def check_logs(self, logs):
         """Raises `TrainingDiverged` where a step's logs show that it failed."""
@@ -262,45 +273,18 @@ class NoisyLabelModel(ClassifierModel):
         """Whether the model was made under a `tf.distribute` strategy."""
         return self._distribute_strategy is not None
 
-    def gather_batch(self, y, sample_weight):
-        """Returns what the loss needs of the whole batch: targets and weights."""
-        targets = to_targets(y, self.num_classes)
-        if sample_weight is None:
-            sample_weight = tf.ones_like(targets[:, 0])
-        sample_weight = tf.cast(tf.reshape(sample_weight, [-1]), targets.dtype)
-        return {
-            "targets": self.replicas.gather(targets),
-            "sample_weight": self.replicas.gather(sample_weight),
-        }
-
-    def theta(self):
-        """The classifier's trainable values, as tensors."""
-        return [tf.convert_to_tensor(v.value) for v in self._theta()]
-
-    def state(self):
-        """The classifier's non-trainable values, as tensors."""
-        return [tf.convert_to_tensor(v.value) for v in self._state()]
-
-    def apply_step(self, gradient, state):
-        """Applies the gradient (the replicas' shares are summed), assigns state."""
-        self.optimizer.apply(self._regularised(gradient), self._theta())
-        if self.is_distributed:
-            state = mean_over_replicas(state)
-        for variable, value in zip(self._state(), state, strict=True):
-            variable.assign(value)
-
     def _regularised(self, gradient):
         """Adds the slopes of the layers' weight regularisers, which read no data."""
         replicas = self.distribute_strategy.num_replicas_in_sync
-        found = list(gradient)
-        for i, variable in enumerate(self._theta()):
+        gradient = list(gradient)
+        for i, variable in enumerate(self.network.trainable_variables):
             if variable.regularizer is not None:
                 value = tf.convert_to_tensor(variable.value)
                 with tf.GradientTape() as tape:
                     tape.watch(value)
                     penalty = variable.regularizer(value)
-                found[i] += tape.gradient(penalty, value) / replicas
-        return found
+                gradient[i] += tape.gradient(penalty, value) / replicas
+        return gradient
 
     def log_step(self, x, y, sample_weight, logits, loss, **values):
         """Updates the metrics of a training step and returns what they say."""
@@ -326,14 +310,19 @@ class NoisyLabelModel(ClassifierModel):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
 
-class _Guard(keras.callbacks.Callback):
-    """Checks the logs of every epoch, however few steps it has."""
+class _Conductor(keras.callbacks.Callback):
+    """Tells the method of every epoch, and checks its logs, however short it is."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.enter_epoch()
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_logs(logs)
+        self.model.leave_epoch()
 
 
-def _input_shape(x):
+def input_shape(x):
+    """The shape of inputs or of a dataset's, `None` where there are several."""
     spec = x.element_spec if isinstance(x, tf.data.Dataset) else x
     spec = spec[0] if isinstance(spec, tuple) else spec
     shape = getattr(spec, "shape", None)

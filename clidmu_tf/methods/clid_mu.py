@@ -1,16 +1,17 @@
 """CLID-MU: sample weights learnt from the agreement of features and predictions."""
 
+from typing import Annotated
+
 import keras
-import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.core.meta_gradient import meta_step, real_gradient
-from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE, at_least_float32
-from clidmu_tf.engine.distributed import mean_over_replicas
+from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.metrics import check_temperature
-from clidmu_tf.engine.model import NoisyLabelModel, check_choice
+from clidmu_tf.engine.network import values_of
+from clidmu_tf.engine.settings import Setting
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.weighting import Weighting, update_classes
@@ -19,11 +20,58 @@ from clidmu_tf.nets.features import virtual_variables
 
 META_OBJECTIVES = ("clid", "cross_entropy", "mae")
 VIRTUAL_SCOPES = ("all", "last_block", "head")
+WEIGHT_NETS = ("wnet", "vri")
 COLLAPSED_WEIGHT = 1e-6
+# Of each class: its moving mean weight, how often it was given, and its moving mean
+# prediction.
+CLASS_SLOTS = ("class_mean", "class_count", "class_prediction")
+
+
+# The settings of all methods with a weight net, under the flags that they share.
+WeightNet = Annotated[
+    str, Setting("Weight network.", WEIGHT_NETS, search=WEIGHT_NETS, flag="weight_net")
+]
+MetaObjective = Annotated[
+    str,
+    Setting(
+        "What judges the virtual step; a supervised one uses the true labels of the "
+        "meta examples (an oracle).",
+        META_OBJECTIVES,
+        flag="meta_objective",
+    ),
+]
+Temperature = Annotated[
+    float, Setting("Temperature of CLID.", above=0, search=5, flag="temperature")
+]
+ClassBalance = Annotated[
+    bool, Setting("Each given class keeps its share of weight.", flag="class_balance")
+]
+PriorPenalty = Annotated[
+    float,
+    Setting("Weight of KL(prior || mean prediction).", least=0, flag="prior_penalty"),
+]
+WarmupSteps = Annotated[
+    int,
+    Setting(
+        "Epochs of plain cross-entropy first.",
+        least=0,
+        flag="warmup_epochs",
+        in_epochs=True,
+    ),
+]
+MetaInterval = Annotated[
+    int, Setting("A meta update every so many steps.", least=1, flag="meta_interval")
+]
+VirtualScope = Annotated[
+    str,
+    Setting(
+        "Weights that the virtual step moves.", VIRTUAL_SCOPES, flag="virtual_scope"
+    ),
+]
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class CLIDMU(NoisyLabelModel):
+class CLIDMU(Method):
     """Trains a Keras classifier on noisy labels, with no clean label.
 
     Each step moves a copy of the classifier along the weighted loss (the virtual
@@ -77,56 +125,57 @@ class CLIDMU(NoisyLabelModel):
     """
 
     extra_logs = ("meta_loss", "mean_weight", "meta_grad_norm")
+    takes_meta_optimizer = True
+    is_random = True  # VRI samples
+    numbered_variables = CLASS_SLOTS
 
     def __init__(
         self,
         classifier,
-        weight_net="wnet",
-        meta_objective="clid",
-        temperature=0.5,
-        class_balance=True,
-        prior_penalty=1.0,
-        warmup_steps=0,
-        meta_interval=1,
-        virtual_scope="all",
+        weight_net: WeightNet = "wnet",
+        meta_objective: MetaObjective = "clid",
+        temperature: Temperature = 0.5,
+        class_balance: ClassBalance = True,
+        prior_penalty: PriorPenalty = 1.0,
+        warmup_steps: WarmupSteps = 0,
+        meta_interval: MetaInterval = 1,
+        virtual_scope: VirtualScope = "all",
         feature_layer=None,
         seed=None,
         **kwargs,
     ):
-        check_choice("meta_objective", meta_objective, META_OBJECTIVES)
-        check_choice("virtual_scope", virtual_scope, VIRTUAL_SCOPES)
-        _check_at_least("prior_penalty", prior_penalty, 0)
-        _check_at_least("warmup_steps", warmup_steps, 0)
-        _check_at_least("meta_interval", meta_interval, 1)
-        super().__init__(classifier, feature_layer, **kwargs)
-        self.weight_net = weight_nets.get(weight_net)
-        self.meta_objective = meta_objective
-        self.temperature = check_temperature(temperature)
-        self.class_balance = class_balance
-        self.prior_penalty = prior_penalty
-        self.warmup_steps = warmup_steps
-        self.meta_interval = meta_interval
-        self.virtual_scope = virtual_scope
-        self.seed = seed
-        self.weighting = Weighting(self.weight_net, class_balance, prior_penalty)
-        self.draws = keras.random.SeedGenerator(seed)
-        self.build_if_ready()
+        check_temperature(temperature)
+        super().__init__(
+            classifier,
+            feature_layer,
+            seed,
+            weight_net=weight_nets.get(weight_net),
+            meta_objective=meta_objective,
+            temperature=temperature,
+            class_balance=class_balance,
+            prior_penalty=prior_penalty,
+            warmup_steps=warmup_steps,
+            meta_interval=meta_interval,
+            virtual_scope=virtual_scope,
+            **kwargs,
+        )
 
     # --- building
 
     def build_method(self):
-        self.weight_net.build_for(self._num_features, self.num_classes)
-        # Of each class: its moving mean weight, how often it was given, and its
-        # moving mean prediction.
-        self.class_mean = self._class_variable("class_mean", 1.0)
-        self.class_count = self._class_variable("class_count", 1.0)
-        self.class_prediction = self._class_variable(
-            "class_prediction", 1 / self.num_classes
+        # First, as version 0.1 had them.
+        for name, value in zip(
+            CLASS_SLOTS, (1.0, 1.0, 1 / self.num_classes), strict=True
+        ):
+            self.add_slot(name, (self.num_classes,), value)
+        super().build_method()
+        self.weighting = Weighting(
+            self.weight_net, self.class_balance, self.prior_penalty
         )
+        self.weight_net.build_for(self.network.num_features, self.num_classes)
 
-    def _class_variable(self, name, value):
-        start = keras.initializers.Constant(value)
-        return self.add_weight((self.num_classes,), start, trainable=False, name=name)
+    def parts(self):
+        return {"weight_net": self.weight_net}
 
     def _build_optimizers(self):
         super()._build_optimizers()
@@ -173,143 +222,109 @@ class CLIDMU(NoisyLabelModel):
             meta_batch_size: Examples of `meta_data` a step; `None` for `batch_size`.
             **kwargs: As for `keras.Model.fit`.
         """
-        supervised = self.meta_objective != "clid"
-        if supervised and not _has_labels(meta_data):
+        if self.is_supervised and not _has_labels(meta_data):
             raise ValueError(
                 f"meta_objective={self.meta_objective!r} needs labelled meta data: "
                 "pass meta_data=(inputs, labels), or use meta_objective='clid'."
             )
-        if supervised and isinstance(meta_data, tuple) and self.built:
+        if self.is_supervised and isinstance(meta_data, tuple) and self.built:
             check_labels(meta_data[1], self.num_classes)
         size = meta_batch_size or kwargs.get("batch_size") or 32
-        self._meta_iterator = self._iterate_meta(meta_data, size)
-        try:
-            return super().fit(x, y, **kwargs)
-        finally:
-            self._meta_iterator = None
+        streams = dict(kwargs.pop("streams", None) or {})
+        if meta_data is not None:
+            streams["meta"] = self._meta_dataset(meta_data, size)
+        return super().fit(x, y, streams=streams, **kwargs)
 
-    def _iterate_meta(self, meta_data, batch_size):
-        if meta_data is None:
-            return None
+    @classmethod
+    def wants_clean_labels(cls, settings):
+        return settings["meta_objective"] != "clid"
+
+    @property
+    def is_supervised(self):
+        """Whether the meta objective reads labels."""
+        return self.wants_clean_labels({"meta_objective": self.meta_objective})
+
+    def _meta_dataset(self, meta_data, batch_size):
+        """Endless batches of the meta data, in whatever form they came."""
+        if isinstance(meta_data, tf.distribute.DistributedDataset):
+            return meta_data
+        if isinstance(meta_data, tf.data.Dataset):
+            return meta_data.repeat()
         if isinstance(meta_data, list):  # several inputs, and no labels
             meta_data = (tuple(meta_data),)
-        dataset = meta_data
-        strategy = self.distribute_strategy
-        distributed = isinstance(dataset, tf.distribute.DistributedDataset)
-        if not isinstance(dataset, tf.data.Dataset) and not distributed:
-            dataset = tf.data.Dataset.from_tensor_slices(meta_data)
-            size = int(dataset.cardinality())
-            dataset = dataset.shuffle(size, seed=self.seed).repeat()
-            dataset = dataset.batch(min(batch_size, size), drop_remainder=True)
-        elif not distributed:
-            dataset = dataset.repeat()
-        if self.is_distributed and not distributed:
-            dataset = strategy.experimental_distribute_dataset(dataset)
-        return iter(dataset)
+        dataset = tf.data.Dataset.from_tensor_slices(meta_data)
+        size = int(dataset.cardinality())
+        dataset = dataset.shuffle(size, seed=self.seed).repeat()
+        return dataset.batch(min(batch_size, size), drop_remainder=True)
 
     def step_kind(self, step):
         if step < self.warmup_steps:
             return "warmup"
         return "reuse" if (step - self.warmup_steps) % self.meta_interval else "meta"
 
-    def train_step(self, data, meta=None, *, kind, compute):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = self.gather_batch(y, sample_weight)
-        batch["noise"] = self._draw_noise(batch["targets"])
-        meta_x, meta_y, _ = keras.utils.unpack_x_y_sample_weight(meta)
-        if meta_y is not None:
-            meta_y = self.replicas.gather(to_targets(meta_y, self.num_classes))
-        gradient, state, logits, classes, logs = compute(
-            self.theta(),
-            self.phi(),
-            self.state(),
-            x,
-            batch,
-            x if meta_x is None else meta_x,
-            meta_y,
-            self._classes(),
-            tf.convert_to_tensor(self.optimizer.learning_rate),
-        )
-        self.apply_step(gradient, state)
-        classes = mean_over_replicas(classes)
-        for variable, value in zip(self._class_variables(), classes, strict=True):
-            variable.assign(value)
-        return self.log_step(x, y, sample_weight, logits, **logs)
+    def draws(self, batch, kind):
+        if not self.weighting.masks:
+            return {"noise": None}
+        shape = tf.concat([[2], tf.shape(batch["targets"])], axis=0)
+        seed = tf.cast(self.generator.next(), "int32")
+        normal = tf.random.stateless_normal(shape, seed, dtype=batch["targets"].dtype)
+        return {"noise": normal}
 
-    def pure_step(self, kind):
-        forward = self.forward()
+    def values(self):
+        phi = values_of(self.weight_net.trainable_variables)
+        return {**super().values(), "phi": phi}
 
-        def step(theta, phi, state, x, batch, meta_x, meta_y, classes, learning_rate):
-            loss = self.weighting.loss(batch, classes)
-            meta_loss, meta_gradient = tf.constant(0.0), []
-            if kind == "meta":
-                gradient, state, here, meta_loss, meta_gradient, phi = meta_step(
-                    forward,
-                    loss,
-                    self._meta_objective(meta_y),
-                    self._update_weight_net,
-                    theta=theta,
-                    phi=phi,
-                    state=state,
-                    x=x,
-                    meta_x=meta_x,
-                    learning_rate=learning_rate,
-                    virtual=self._virtual,
-                )
-            else:
-                here = forward(theta, state, x)
-                state = here.state
-                if kind == "warmup":
-                    loss = mean_cross_entropy(batch)
-                gradient = real_gradient(loss, phi, here)
-            weights = self.weighting.raw_weights(phi, here.features, here.logits, batch)
-            logs = {
-                "loss": loss(phi, here.features, here.logits, virtual=False),
-                "clid": clid(here.features, here.logits, REFERENCE_TEMPERATURE),
-                "meta_loss": meta_loss,
-                "mean_weight": tf.reduce_mean(weights),
-                "meta_grad_norm": tf.linalg.global_norm(meta_gradient or [0.0]),
-            }
-            classes = update_classes(
-                classes, weights, here.logits, batch["targets"], kind
+    def step(self, kind, forward, values, x, batch):
+        classes = [values["slots"][name] for name in CLASS_SLOTS]
+        loss = self.weighting.loss(batch, classes)
+        phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
+        if kind == "meta":
+            meta = batch.get("meta", {"x": x})
+            gradient, state, here, meta_loss, meta_gradient, phi = meta_step(
+                forward,
+                loss,
+                self.meta_objective_of(meta.get("targets")),
+                self._update_weight_net,
+                theta=values["theta"],
+                phi=phi,
+                state=values["state"],
+                x=x,
+                meta_x=meta["x"],
+                learning_rate=values["learning_rate"],
+                virtual=self._virtual,
             )
-            return gradient, state, here.logits, classes, logs
-
-        return step
-
-    def phi(self):
-        """The weight net's trainable values, as tensors."""
-        variables = self.weight_net.trainable_variables
-        return [tf.convert_to_tensor(variable.value) for variable in variables]
+        else:
+            here = forward(values["theta"], values["state"], x)
+            state = here.state
+            if kind == "warmup":
+                loss = mean_cross_entropy(batch)
+            gradient = real_gradient(loss, phi, here)
+        weights = self.weighting.raw_weights(phi, here.features, here.logits, batch)
+        logs = {
+            "loss": loss(phi, here.features, here.logits, virtual=False),
+            **self.reference_logs(here),
+            "meta_loss": meta_loss,
+            "mean_weight": tf.reduce_mean(weights),
+            "meta_grad_norm": tf.linalg.global_norm(meta_gradient or [0.0]),
+        }
+        classes = update_classes(classes, weights, here.logits, batch["targets"], kind)
+        slots = dict(zip(CLASS_SLOTS, classes, strict=True))
+        return StepResult(gradient, state, here.logits, logs, slots)
 
     def _update_weight_net(self, gradient):
         # Keras sums over replicas, each of which holds the whole meta-gradient.
         replicas = self.distribute_strategy.num_replicas_in_sync
-        self.meta_optimizer.apply(
-            [slope / replicas for slope in gradient],
-            self.weight_net.trainable_variables,
-        )
-        return self.phi()
+        variables = self.weight_net.trainable_variables
+        self.meta_optimizer.apply([slope / replicas for slope in gradient], variables)
+        return values_of(variables)
 
-    def _meta_objective(self, targets):
+    def meta_objective_of(self, targets):
+        """The meta objective of features and logits, given the meta labels if any."""
         if self.meta_objective == "clid":
             return lambda features, logits: clid(features, logits, self.temperature)
         losses = {"cross_entropy": cross_entropy, "mae": mean_absolute_error}
         loss = losses[self.meta_objective]
         return lambda features, logits: tf.reduce_mean(loss(logits, targets))
-
-    def _draw_noise(self, targets):
-        if not self.weighting.masks:
-            return None
-        shape = tf.concat([[2], tf.shape(targets)], axis=0)
-        seed = tf.cast(self.draws.next(), "int32")
-        return tf.random.stateless_normal(shape, seed, dtype=targets.dtype)
-
-    def _class_variables(self):
-        return [self.class_mean, self.class_count, self.class_prediction]
-
-    def _classes(self):
-        return [tf.convert_to_tensor(v.value) for v in self._class_variables()]
 
     def check_logs(self, logs):
         super().check_logs(logs)
@@ -323,58 +338,20 @@ class CLIDMU(NoisyLabelModel):
 
     # --- use
 
-    def label_weights(self, x, y=None, batch_size=100):
-        """How far the trained model trusts each label.
-
-        Args:
-            x: Inputs, `(n, …)`, or a `tf.data.Dataset` of batches `(x, y)`.
-            y: Labels, as for `fit`; `None` with a dataset.
-            batch_size: Examples at a time.
-
-        Returns:
-            `(n,)` NumPy array, zero or above, with mean one.
-        """
-        self._require_built()
-        batches = x
-        if not isinstance(x, tf.data.Dataset):
-            arrays = (keras.tree.lists_to_tuples(x), np.asarray(y))
-            batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
-
-        weigh = tf.function(self.weigh, reduce_retracing=True)
-        weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
-        return weights / max(weights.mean(), np.finfo("float32").tiny)
-
     def weigh(self, x, y):
         """The weight of each label of a batch, `(n,)`, on no particular scale."""
-        features, logits = map(at_least_float32, self._inside()(x, training=False))
+        features, logits = self.network(x)
         batch = {"targets": to_targets(y, self.num_classes)}
-        weights = self.weighting.raw_weights(self.phi(), features, logits, batch)
-        return self.weighting.balanced(weights, batch["targets"], self._classes())
+        phi = values_of(self.weight_net.trainable_variables)
+        weights = self.weighting.raw_weights(phi, features, logits, batch)
+        return self.weighting.balanced(weights, batch["targets"], self.classes())
 
-    def get_config(self):
-        names = (
-            "meta_objective",
-            "temperature",
-            "class_balance",
-            "prior_penalty",
-            "warmup_steps",
-            "meta_interval",
-            "virtual_scope",
-            "seed",
-        )
-        return {
-            **super().get_config(),
-            "weight_net": keras.saving.serialize_keras_object(self.weight_net),
-            **{name: getattr(self, name) for name in names},
-        }
+    def classes(self):
+        """Of each class: its mean weight, how often it was given, how predicted."""
+        return values_of(self.slots[name] for name in CLASS_SLOTS)
 
 
 def _has_labels(meta_data):
     if isinstance(meta_data, tf.data.Dataset | tf.distribute.DistributedDataset):
         return isinstance(meta_data.element_spec, tuple)
     return isinstance(meta_data, tuple) and len(meta_data) == 2
-
-
-def _check_at_least(name, value, least):
-    if not value >= least:
-        raise ValueError(f"{name} must be {least} or more; received {value!r}.")

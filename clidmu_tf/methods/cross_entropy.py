@@ -3,14 +3,12 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.core.losses import clid, cross_entropy
-from clidmu_tf.core.meta_gradient import real_gradient
-from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
-from clidmu_tf.engine.model import NoisyLabelModel
+from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.engine.method import Method
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class CrossEntropy(NoisyLabelModel):
+class CrossEntropy(Method):
     """Trusts every label; same plumbing, data and logs as the other methods.
 
     Args:
@@ -30,28 +28,6 @@ class CrossEntropy(NoisyLabelModel):
 
     def __init__(self, classifier, feature_layer=None, **kwargs):
         super().__init__(classifier, feature_layer, **kwargs)
-        self.build_if_ready()
-
-    def train_step(self, data, meta=None, *, kind, compute):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = self.gather_batch(y, sample_weight)
-        gradient, state, logits, logs = compute(self.theta(), self.state(), x, batch)
-        self.apply_step(gradient, state)
-        return self.log_step(x, y, sample_weight, logits, **logs)
-
-    def pure_step(self, kind):
-        forward = self.forward()
-
-        def step(theta, state, x, batch):
-            here = forward(theta, state, x)
-            gradient = real_gradient(mean_cross_entropy(batch), None, here)
-            logs = {
-                "loss": tf.reduce_mean(cross_entropy(here.logits, batch["targets"])),
-                "clid": clid(here.features, here.logits, REFERENCE_TEMPERATURE),
-            }
-            return gradient, here.state, here.logits, logs
-
-        return step
 
 
 def mean_cross_entropy(batch):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import cross_entropy
-from clidmu_tf.engine.classifier_model import at_least_float32
+from clidmu_tf.engine.network import at_least_float32
 from clidmu_tf.nets.features import features_and_logits
 
 # Where another class is likelier than the given one.

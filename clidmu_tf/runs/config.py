@@ -2,18 +2,17 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from clidmu_tf.data import noise
 from clidmu_tf.errors import UserError
+from clidmu_tf.methods import METHODS, flags_of
 from clidmu_tf.tuning.search import OBJECTIVES, SEARCHABLE, TUNERS
 
 TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
-METHODS = ("clid_mu", "cross_entropy")
-# What --method=cross_entropy makes no use of.
-OF_CLID_MU = (
-    *("weight_net", "meta_objective", "temperature", "class_balance", "prior_penalty"),
-    *("warmup_epochs", "meta_interval", "virtual_scope", "meta_batch_size"),
-    *("meta_optimizer", "meta_learning_rate", "meta_weight_decay"),
+# What only a method with a weight net makes use of, besides settings of its own.
+OF_WEIGHT_NETS = (
+    *("meta_batch_size", "meta_optimizer", "meta_learning_rate", "meta_weight_decay"),
 )
 
 
@@ -24,8 +23,8 @@ def setting(default, help, choices=None, least=None, most=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The settings of a run; each is a flag of `train.py`."""
+class RunSettings:
+    """The settings of any run; `Config` adds those of the methods."""
 
     task: str = setting("train", "What to do.", TASKS)
     workdir: str = setting("runs/digits", "Folder of the run; made if need be.")
@@ -94,25 +93,7 @@ class Config:
         most=0.9,
     )
 
-    method: str = setting("clid_mu", "How to train.", METHODS)
-    weight_net: str = setting("wnet", "Weight network.", ("wnet", "vri"))
-    meta_objective: str = setting(
-        "clid",
-        "What judges the virtual step; a supervised one uses the true labels of the "
-        "meta examples (an oracle).",
-        ("clid", "cross_entropy", "mae"),
-    )
-    temperature: float = setting(0.5, "Temperature of CLID.")
-    class_balance: bool = setting(True, "Each given class keeps its share of weight.")
-    prior_penalty: float = setting(
-        1.0, "Weight of KL(prior || mean prediction).", least=0
-    )
-    warmup_epochs: int = setting(0, "Epochs of plain cross-entropy first.", least=0)
-    meta_interval: int = setting(1, "A meta update every so many steps.", least=1)
-    virtual_scope: str = setting(
-        "all", "Weights that the virtual step moves.", ("all", "last_block", "head")
-    )
-
+    method: str = setting("clid_mu", "How to train.", tuple(METHODS))
     backbone: str = setting(
         "digits_cnn", "A network of clidmu_tf.nets.backbones, or of keras.applications."
     )
@@ -175,13 +156,42 @@ class Config:
         f"of: {', '.join(SEARCHABLE)}.",
     )
 
+
+def _method_fields():
+    """A field for every flag of a method; `None` stands for the method's default."""
+    fields = {}
+    for method in METHODS:
+        for flag, (_, declared) in flags_of(method).items():
+            help_text = f"{declared.setting.help} (--method={method})"
+            if flag in fields:  # several methods share it
+                help_text = fields[flag][2].metadata["help"][:-1] + f", {method})"
+            field = setting(None, help_text, declared.setting.choices or None)
+            fields[flag] = (flag, declared.type, field)
+    return list(fields.values())
+
+
+OfMethods: Any = dataclasses.make_dataclass(
+    "OfMethods", _method_fields(), bases=(RunSettings,), frozen=True
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(OfMethods):
+    """The settings of a run; each is a flag of `train.py`."""
+
     def __post_init__(self):
+        if self.method in METHODS:
+            for flag, (_, declared) in flags_of(self.method).items():
+                if getattr(self, flag) is None:
+                    object.__setattr__(self, flag, declared.default)
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        if not self.temperature > 0:
-            raise UserError(
-                f"--temperature must be above 0; received {self.temperature}."
-            )
+            if getattr(self, field.name) is not None:
+                _check(field, getattr(self, field.name))
+        for flag, (_, declared) in flags_of(self.method).items():
+            try:
+                declared.setting.check(f"--{flag}", getattr(self, flag))
+            except ValueError as error:
+                raise UserError(str(error)) from None
         if (self.noise == "none") != (self.noise_rate == 0):
             raise UserError(
                 f"--noise={self.noise} and --noise_rate={self.noise_rate} do not go "
@@ -198,6 +208,7 @@ class Config:
         return [
             f"--{field.name}={_text(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
         ]
 
     def differences(self, other, but=()):
@@ -211,14 +222,29 @@ class Config:
 
     def given(self, but=()):
         """Returns `--name=value` of each setting that is not at its default."""
-        return Config().differences(self, but)
+        return Config(method=self.method).differences(self, (*but, "method"))
 
     def unused(self):
         """Returns those of the given settings that the method makes no use of."""
-        if self.method == "clid_mu":
-            return []
-        others = {field.name for field in dataclasses.fields(self)} - {*OF_CLID_MU}
-        return self.given(but=others)
+        others = {flag for method in METHODS for flag in flags_of(method)}
+        if not METHODS[self.method].takes_meta_optimizer:
+            others |= {*OF_WEIGHT_NETS}
+        others -= {*flags_of(self.method)}
+        used = {field.name for field in dataclasses.fields(self)} - others
+        return self.given(but=used)
+
+    def method_settings(self, steps):
+        """Returns what the method's constructor is given.
+
+        Args:
+            steps: Steps of an epoch, for what flags count in epochs.
+        """
+        return {
+            name: getattr(self, flag) * steps
+            if declared.setting.in_epochs
+            else getattr(self, flag)
+            for flag, (name, declared) in flags_of(self.method).items()
+        }
 
     def replace(self, **changes):
         """Returns a copy with some settings changed."""
@@ -231,7 +257,7 @@ def read(path):
     Raises:
         UserError: The file does not hold one.
     """
-    types = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    types = {field.name: field.type for field in dataclasses.fields(Config)}
     values = {}
     try:
         for line in pathlib.Path(path).read_text().splitlines():

@@ -10,13 +10,15 @@ import tensorflow as tf
 from clidmu_tf import data
 from clidmu_tf.core.labels import check_labels
 from clidmu_tf.data import augment, noise
+from clidmu_tf.engine.examples import with_index
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods.clid_mu import CLIDMU
-from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods import METHODS
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs import strategies
 from clidmu_tf.runs.evaluation import top5_metrics
 
+# Added to the seed for batches that go beside the labelled ones, not with them.
+META_SEED = 10**6
 JIT = {"auto": "auto", "on": True, "off": False}
 
 
@@ -113,7 +115,9 @@ def hold_out(config, source):
     )
 
 
-def batches(config, source, strategy, start_step, batch_size, split=None, seed=0):
+def batches(
+    config, source, strategy, start_step, batch_size, split=None, seed=0, indexed=False
+):
     """Training batches from a step on, cut over the strategy's replicas."""
 
     def make(num_shards, shard_index, replicas):
@@ -127,9 +131,41 @@ def batches(config, source, strategy, start_step, batch_size, split=None, seed=0
             num_shards=num_shards,
             shard_index=shard_index,
             replicas_per_shard=replicas,
+            with_index=with_index if indexed else None,
         )
 
     return strategies.distribute(strategy, make, batch_size)
+
+
+class SplitExamples:
+    """The training data of a run, to be read in order or in part.
+
+    What `engine.examples.ArrayExamples` is to arrays; see there.
+    """
+
+    def __init__(self, config, source, strategy):
+        self.config, self.source, self.strategy = config, source, strategy
+
+    def __len__(self):
+        return len(self.source.train)
+
+    def in_order(self, batch_size):
+        return data.evaluation_batches(
+            self.source.train,
+            batch_size=batch_size,
+            image_shape=self.source.image_shape,
+        )
+
+    def labels(self):
+        return self.source.train.labels
+
+    def batches(self, indices, batch_size, start_step=0):
+        split = self.source.train.take(indices)
+        size = min(batch_size, len(split))
+        return batches(
+            *(self.config, self.source, self.strategy, start_step, size, split),
+            seed=META_SEED,
+        )
 
 
 def augmentation(config):
@@ -141,16 +177,18 @@ def augmentation(config):
 
 
 def meta_arguments(config, source, strategy, start_step):
-    """The meta data that `CLIDMU.fit` takes, from the same seed and step."""
-    supervised = config.meta_objective != "clid"
-    if config.method != "clid_mu" or not (config.meta_batch_size or supervised):
+    """The meta data that a method's `fit` takes, from the same seed and step."""
+    method = METHODS[config.method]
+    supervised = method.wants_clean_labels(config.method_settings(1))
+    if not method.takes_meta_optimizer or not (config.meta_batch_size or supervised):
         return {}
     split = meta_split(config, source)
     if supervised:
         if split.clean_labels is None:
             raise UserError(
-                f"--meta_objective={config.meta_objective} needs true labels: give "
-                "--clean_label_key, or use --meta_objective=clid."
+                f"--method={config.method} with a supervised meta objective needs true "
+                "labels: give --clean_label_key, or take --method=clid_mu and "
+                "--meta_objective=clid."
             )
         split = dataclasses.replace(split, labels=split.clean_labels)
     if config.meta_batch_size > len(split):
@@ -160,8 +198,7 @@ def meta_arguments(config, source, strategy, start_step):
             "it, or raise --meta_examples."
         )
     size = config.meta_batch_size or min(config.batch_size, len(split))
-    # Another seed than the labelled batches, so that the two don't go together.
-    dataset = batches(config, source, strategy, start_step, size, split, seed=10**6)
+    dataset = batches(config, source, strategy, start_step, size, split, META_SEED)
     if not supervised:
         dataset = dataset.map(lambda x, y: x)
     return {"meta_data": dataset}
@@ -222,23 +259,12 @@ def build_model(config, source, steps):
         "jit_compile": JIT[config.jit],
         "batch_scope": config.batch_scope,
     }
-    if config.method == "cross_entropy":
-        model = CrossEntropy(classifier)
-        model.compile(**compile_arguments)
-        return with_metrics(model)
-    model = CLIDMU(
-        classifier,
-        weight_net=config.weight_net,
-        meta_objective=config.meta_objective,
-        temperature=config.temperature,
-        class_balance=config.class_balance,
-        prior_penalty=config.prior_penalty,
-        warmup_steps=config.warmup_epochs * steps,
-        meta_interval=config.meta_interval,
-        virtual_scope=config.virtual_scope,
-        seed=config.seed,
-    )
-    model.compile(meta_optimizer=meta_optimizer_of(config), **compile_arguments)
+    method = METHODS[config.method]
+    model = method(classifier, seed=config.seed, **config.method_settings(steps))
+    if method.takes_meta_optimizer:
+        compile_arguments["meta_optimizer"] = meta_optimizer_of(config)
+    model.compile(**compile_arguments)
+    model.build_memory(len(source.train))
     return with_metrics(model)
 
 

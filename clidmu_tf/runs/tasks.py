@@ -15,7 +15,6 @@ from clidmu_tf.engine.callbacks import MetricsLog, SnapshotEnsemble, WeightHisto
 from clidmu_tf.engine.checkpoints import Checkpointer
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_atomically
-from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.reports import figures as plots
 from clidmu_tf.runs import (
     evaluation,
@@ -81,7 +80,7 @@ def fit(config, source, steps, model, strategy, workdir, chief, is_trial=False):
         snapshots.restore(before_epoch=done // steps)
         print(f"Going on at step {done} of {steps * config.epochs}.")
     writers = [test, snapshots, log, tensorboard(workdir)] if chief else []
-    if chief and isinstance(model, CLIDMU):
+    if chief and model.takes_meta_optimizer:
         labels = experiment.meta_split(config, source).labels
         writers += [WeightHistogram(snapshots.data, labels, workdir.tensorboard)]
     if chief:
@@ -91,13 +90,18 @@ def fit(config, source, steps, model, strategy, workdir, chief, is_trial=False):
     with terminate_by(saver):
         for first, last, size in segments(done, steps, config.epochs):
             model.fit(
-                experiment.batches(config, source, strategy, done, config.batch_size),
+                experiment.batches(
+                    *(config, source, strategy, done, config.batch_size),
+                    indexed=bool(model.memory()),
+                ),
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=size,
                 shuffle=False,
                 verbose=verbose,
                 callbacks=[*writers, saver],
+                num_examples=len(source.train),
+                examples=experiment.SplitExamples(config, source, strategy),
                 **experiment.meta_arguments(config, source, strategy, done),
             )
             done = last * steps

@@ -1,0 +1,488 @@
+"""What a method is: the interface, with what most of them share as its defaults.
+
+A method says what is its own, as a rule its loss. The engine runs it in graphs, under
+XLA and over replicas, saves and restores it, exports it, and lets it be searched.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.losses import clid, cross_entropy
+from clidmu_tf.core.meta_gradient import Forward, real_gradient
+from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
+from clidmu_tf.engine.distributed import mean_over_replicas
+from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
+from clidmu_tf.engine.model import NoisyLabelModel, input_shape
+from clidmu_tf.engine.network import count, values_of
+from clidmu_tf.engine.settings import settings_of
+
+Tensors = dict[str, Any]
+
+
+class StepResult(NamedTuple):
+    """What a step, a pure function of tensors, comes to.
+
+    Attributes:
+        gradient: By the classifier's weights, this replica's share.
+        state: The classifier's new non-trainable values.
+        logits: Of the batch, `(n, num_classes)`, for the metrics.
+        logs: Scalars by name, `loss` and `clid` among them.
+        slots: New values of slots, by name; the others stay.
+        memory: New rows of memories for the batch's examples, by name.
+    """
+
+    gradient: list[tf.Tensor]
+    state: list[tf.Tensor]
+    logits: tf.Tensor
+    logs: Tensors
+    slots: Tensors = {}
+    memory: Tensors = {}
+
+
+class Method(NoisyLabelModel):
+    """A way to train a classifier on labels of which some are wrong.
+
+    A subclass declares its settings in its constructor, whose signature is all that
+    the command line, the checks, `get_config` and a search go by, and passes them
+    on by name:
+
+    ```python
+    from typing import Annotated
+    from clidmu_tf.core.losses import cross_entropy
+    from clidmu_tf.engine.method import Method
+    from clidmu_tf.engine.settings import Setting
+
+    class Tempered(Method):
+        def __init__(
+            self,
+            classifier,
+            heat: Annotated[float, Setting("Divides the logits.", above=0)] = 2.0,
+            **kwargs,
+        ):
+            super().__init__(classifier, heat=heat, **kwargs)
+
+        def example_losses(self, logits, batch):
+            return cross_entropy(logits / self.heat, batch["targets"])
+    ```
+
+    A *batch* is a dict of tensors that holds, of all replicas' examples:
+    `targets` `(n, num_classes)`; `sample_weight` `(n,)`; `index` `(n,)` int64 where
+    the data say which examples they are; `memory`, the rows of each memory; what
+    `draws` drew; and of each further stream, by its name, a dict of `x` (of this
+    replica) and `targets`.
+
+    *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `slots`.
+
+    Args:
+        classifier: Sequential or Functional model that ends in a Dense layer.
+        feature_layer: Name of the layer whose output is the features; `None` for
+            the input of the last Dense layer.
+        seed: Seed of what the method draws.
+        **settings: What the subclass's constructor declares, and what `keras.Model`
+            takes.
+    """
+
+    # What `fit` must be given a stream of besides the labelled data, by name.
+    needed_streams: tuple[str, ...] = ()
+    # Whether `begin_epoch` or `streams` read the training data by index.
+    reads_examples = False
+    # Whether `compile` takes a second optimizer, of a weight net.
+    takes_meta_optimizer = False
+    # Whether it draws at random, from `self.generator`.
+    is_random = False
+    # The fewest examples of a batch that a step can work with.
+    least_batch = 1
+
+    def __init__(self, classifier, feature_layer=None, seed=None, **settings):
+        declared = settings_of(type(self))
+        own = {name: settings.pop(name) for name in declared if name in settings}
+        for name, value in own.items():
+            declared[name].setting.check(name, value)
+        super().__init__(classifier, feature_layer, **settings)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.seed = seed
+        if self.is_random:
+            self.generator = keras.random.SeedGenerator(seed)
+        self.slots = {}
+        self.memories = {}
+        self.examples = None
+        self.build_if_ready()
+
+    # --- what a method says
+
+    def example_losses(self, logits: tf.Tensor, batch: Tensors) -> tf.Tensor:
+        """The loss of each example, `(n,)`, differentiable by the logits."""
+        return cross_entropy(logits, batch["targets"])
+
+    def batch_loss(self, here: Forward, batch: Tensors, values: Tensors) -> tf.Tensor:
+        """The loss of a batch, a scalar; it reads θ through the logits alone."""
+        losses = self.example_losses(here.logits, batch)
+        return tf.reduce_mean(losses * batch["sample_weight"])
+
+    def prepare(self, x: Any, batch: Tensors) -> tuple[Any, Tensors]:
+        """What a step trains on in place of its inputs and batch."""
+        return x, batch
+
+    def draws(self, batch: Tensors, kind: str) -> Tensors:
+        """What is drawn at random for a step; a dict that joins the batch."""
+        return {}
+
+    def memory(self) -> dict[str, int]:
+        """What is remembered of every example: names, and how many numbers each."""
+        return {}
+
+    def remember(self, here: Forward, batch: Tensors) -> Tensors:
+        """New rows of the memories for the examples of a batch."""
+        return {}
+
+    def step_kind(self, step: int) -> str:
+        """Names the kind of training step number `step`, counted from 0."""
+        return "train"
+
+    def begin_epoch(self, epoch: int) -> None:
+        """What comes before an epoch, once, also where a run goes on inside of it."""
+
+    def own_streams(self, step: int) -> dict[str, tf.data.Dataset]:
+        """Endless datasets that the method makes itself, before each epoch.
+
+        Args:
+            step: Number of the step that comes next: what a stream holds from there
+                on must be the same however the run was cut.
+        """
+        return {}
+
+    @classmethod
+    def wants_clean_labels(cls, settings: dict[str, Any]) -> bool:
+        """Whether, with these settings, it needs a stream `meta` with right labels."""
+        return False
+
+    def weigh(self, x: Any, y: Any) -> tf.Tensor | None:
+        """How far each label of a batch is trusted, `(n,)`; `None`: all alike."""
+        return None
+
+    def step(
+        self, kind: str, forward: Any, values: Tensors, x: Any, batch: Tensors
+    ) -> StepResult:
+        """A training step, pure: by default the gradient of `loss`."""
+        x, batch = self.prepare(x, batch)
+        here = forward(values["theta"], values["state"], x)
+
+        def training_loss(phi, features, logits, virtual):
+            return self.batch_loss(here._replace(logits=logits), batch, values)
+
+        gradient = real_gradient(training_loss, None, here)
+        loss = self.batch_loss(here, batch, values)
+        logs = {"loss": loss, **self.reference_logs(here)}
+        memory = self.remember(here, batch)
+        return StepResult(gradient, here.state, here.logits, logs, {}, memory)
+
+    def reference_logs(self, here: Forward) -> Tensors:
+        """What every method logs: CLID at the reference temperature."""
+        return {"clid": clid(here.features, here.logits, REFERENCE_TEMPERATURE)}
+
+    # --- what the engine makes of it
+
+    def add_slot(self, name, shape, value=0.0, dtype="float32"):
+        """Creates a variable that a step may read and replace; it is saved by name."""
+        self.slots[name] = self.add_weight(
+            shape,
+            keras.initializers.Constant(value),
+            dtype=dtype,
+            trainable=False,
+            name=name,
+            autocast=False,
+        )
+        return self.slots[name]
+
+    def build_method(self):
+        # Epochs begun, and whether the last of them is under way.
+        self.add_slot("progress", (2,), 0, "int32")
+
+    def build_memory(self, num_examples):
+        """Makes room for what is remembered of so many examples."""
+        widths = self.memory()
+        if {n: (num_examples, w) for n, w in widths.items()} == {
+            name: tuple(memory.shape) for name, memory in self.memories.items()
+        }:
+            return
+        with self.distribute_strategy.scope():
+            self.memories = {
+                name: self.add_weight(
+                    (num_examples, width),
+                    "zeros",
+                    trainable=False,
+                    name=f"memory_{name}",
+                    aggregation="only_first_replica",
+                    autocast=False,
+                )
+                for name, width in widths.items()
+            }
+
+    def fit(self, x=None, y=None, *, num_examples=None, examples=None, **kwargs):
+        """As `keras.Model.fit`.
+
+        Args:
+            x: Inputs, or a dataset of batches `(inputs, labels)`.
+            y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`.
+            num_examples: Of a dataset whose batches name their examples
+                (`engine.examples.with_index`), how many there are; for a method that
+                remembers each.
+            examples: What reads the training data of a dataset by index, for a
+                method that looks at all of them before an epoch.
+            **kwargs: As for `keras.Model.fit`.
+        """
+        is_arrays = y is not None
+        if is_arrays and self.reads_examples:
+            x, y, kwargs = _split_off_validation(x, y, kwargs)
+        if not self.built:
+            self.build(input_shape(x))
+        if is_arrays:
+            check_labels(y, self.num_classes)
+            self._check_batch_size(kwargs.get("batch_size") or 32)
+            num_examples = count(y)
+            examples = ArrayExamples(x, y, self.seed or 0)
+            if self.memory():
+                x = with_index(x, np.arange(num_examples))
+        self._check_data(num_examples, examples, kwargs)
+        self.examples = examples
+        if num_examples:
+            self.build_memory(num_examples)
+        try:
+            return super().fit(x, y, **kwargs)
+        finally:
+            self.examples = None
+
+    def _check_data(self, num_examples, examples, kwargs):
+        name = type(self).__name__
+        if self.memory() and not num_examples:
+            raise ValueError(
+                f"{name} remembers each example: give arrays, or a dataset of batches "
+                "(with_index(x, index), y) and num_examples=."
+            )
+        if self.reads_examples and examples is None:
+            raise ValueError(
+                f"{name} looks at all training examples before an epoch: give arrays "
+                "rather than a dataset."
+            )
+        for stream in self.needed_streams:
+            if stream not in (kwargs.get("streams") or {}):
+                raise ValueError(
+                    f"{name} needs {stream}_data=(inputs, labels), with labels that "
+                    "are right; a method that needs none is CLIDMU."
+                )
+
+    def train_on_batch(self, *args, **kwargs):
+        if self.needed_streams or self.memory() or self.reads_examples:
+            raise ValueError(
+                f"{type(self).__name__} needs more than a batch (it remembers its "
+                "examples, or takes a second stream of data): use fit()."
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    def enter_epoch(self):
+        epochs, is_open = self.slots["progress"].numpy()
+        if not is_open:
+            self.begin_epoch(int(epochs))
+            self.slots["progress"].assign([epochs + 1, 1])
+        step = int(self.optimizer.iterations.numpy())
+        self._streams |= self._iterate(self.own_streams(step))
+
+    def leave_epoch(self):
+        epochs, _ = self.slots["progress"].numpy()
+        self.slots["progress"].assign([epochs, 0])
+
+    @property
+    def epoch(self):
+        """Number of the epoch under way, counted from 0, over all calls of `fit`."""
+        return int(self.slots["progress"].numpy()[0]) - 1
+
+    def pure_step(self, kind):
+        forward = self.forward()
+
+        def step(values, x, batch):
+            return self.step(kind, forward, values, x, batch)
+
+        return step
+
+    def train_step(self, data, streams, *, kind, compute):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, index = split_index(x)
+        batch = self.gather_batch(y, sample_weight, index, streams)
+        batch |= self.draws(batch, kind)
+        result = compute(self.values(), x, batch)
+        self.apply(result, index)
+        return self.log_step(x, y, sample_weight, result.logits, **result.logs)
+
+    def gather_batch(self, y, sample_weight=None, index=None, streams=None):
+        """Returns what the loss needs of the whole batch, and of the streams."""
+        targets = to_targets(y, self.num_classes)
+        if sample_weight is None:
+            sample_weight = tf.ones_like(targets[:, 0])
+        sample_weight = tf.cast(tf.reshape(sample_weight, [-1]), targets.dtype)
+        batch = {
+            "targets": self.replicas.gather(targets),
+            "sample_weight": self.replicas.gather(sample_weight),
+        }
+        if index is not None:
+            batch["index"] = self.replicas.gather(index)
+            batch["memory"] = {
+                name: tf.gather(memory.value, batch["index"])
+                for name, memory in self.memories.items()
+            }
+        for name, data in (streams or {}).items():
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            batch[name] = {"x": x}
+            if y is not None:
+                targets = to_targets(y, self.num_classes)
+                batch[name]["targets"] = self.replicas.gather(targets)
+        return batch
+
+    def _check_batch_size(self, size):
+        if size < self.least_batch:
+            raise ValueError(
+                f"{type(self).__name__} needs batches of {self.least_batch} examples "
+                f"or more; received batch_size={size}."
+            )
+
+    def values(self) -> Tensors:
+        """What a step reads of the model, as tensors."""
+        return {
+            "theta": values_of(self.network.trainable_variables),
+            "state": values_of(self.network.non_trainable_variables),
+            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "slots": {
+                name: tf.convert_to_tensor(variable.value)
+                for name, variable in self.slots.items()
+            },
+        }
+
+    def apply(self, result, index=None):
+        """Makes what a step came to the model's: weights, state, slots, memories."""
+        self.optimizer.apply(
+            self._regularised(result.gradient), self.network.trainable_variables
+        )
+        variables = [
+            *self.network.non_trainable_variables,
+            *(self.slots[name] for name in result.slots),
+        ]
+        values = [*result.state, *result.slots.values()]
+        if self.is_distributed:
+            values = mean_over_replicas(values)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for name, rows in result.memory.items():
+            self._write_rows(self.memories[name], index, rows)
+
+    def _write_rows(self, memory, index, rows):
+        """Replaces the rows of the batch's examples, on all replicas alike."""
+        index = tf.cast(index, tf.int64)
+        if self.is_distributed:
+            gather = tf.distribute.get_replica_context().all_gather
+            together = self.batch_scope == "global"
+            rows = rows if together else gather(rows, axis=0)
+            index = gather(index, axis=0)
+        memory.value.scatter_update(tf.IndexedSlices(rows, index))
+
+    # --- use
+
+    def label_weights(self, x, y=None, batch_size=100):
+        """How far the trained model trusts each label.
+
+        Args:
+            x: Inputs, `(n, …)`, or a `tf.data.Dataset` of batches `(x, y)`.
+            y: Labels, as for `fit`; `None` with a dataset.
+            batch_size: Examples at a time.
+
+        Returns:
+            `(n,)` NumPy array, zero or above, with mean one: all ones of a method
+            that trusts all labels alike.
+        """
+        self._require_built()
+        batches = x
+        if not isinstance(x, tf.data.Dataset):
+            arrays = (keras.tree.lists_to_tuples(x), np.asarray(y))
+            batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+        def weigh_alike(x, y):
+            weights = self.weigh(x, y)
+            return tf.ones(tf.shape(y)[0]) if weights is None else weights
+
+        weigh = tf.function(weigh_alike, reduce_retracing=True)
+        weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
+        return weights / max(weights.mean(), np.finfo("float32").tiny)
+
+    # --- saving
+
+    def parts(self):
+        """Further layers of the method, by name, to be saved with it."""
+        return {}
+
+    def named_variables(self):
+        """What is saved of the method beside its layers and optimizers, by name."""
+        return {
+            **{f"slot.{name}": variable for name, variable in self.slots.items()},
+            **{f"memory.{name}": variable for name, variable in self.memories.items()},
+        }
+
+    # The names of what version 0.1 saved by number.
+    numbered_variables: tuple[str, ...] = ()
+
+    def save_own_variables(self, store):
+        for name, variable in self.named_variables().items():
+            store[name] = variable.numpy()
+        # Keras does not save the state of seeds; training could not go on without.
+        for i, variable in enumerate(self._seeds()):
+            store[f"seed_{i}"] = variable.numpy()
+
+    def load_own_variables(self, store):
+        sizes = [
+            len(store[name]) for name in store.keys() if name.startswith("memory.")
+        ]
+        if sizes:
+            self.build_memory(sizes[0])
+        for i, variable in enumerate(self._seeds()):
+            if f"seed_{i}" in store.keys():
+                variable.assign(store[f"seed_{i}"])
+        for name, variable in self.named_variables().items():
+            if name in store.keys():
+                variable.assign(store[name])
+        for number, name in enumerate(self.numbered_variables):
+            if str(number) in store.keys():
+                self.slots[name].assign(store[str(number)])
+
+    def _seeds(self):
+        return [v for v in self.variables if "seed_generator_state" in v.path]
+
+    def get_config(self):
+        settings = {name: getattr(self, name) for name in settings_of(type(self))}
+        return {
+            **super().get_config(),
+            "seed": self.seed,
+            **{
+                name: keras.saving.serialize_keras_object(value)
+                if isinstance(value, keras.layers.Layer)
+                else value
+                for name, value in settings.items()
+            },
+        }
+
+
+def _split_off_validation(x, y, kwargs):
+    """Splits off what Keras would, so that an index counts training examples alone."""
+    share = kwargs.pop("validation_split", 0.0)
+    if not share:
+        return x, y, kwargs
+    last = int(count(y) * (1 - share))
+    arrays = (x, y, kwargs.pop("sample_weight", None))
+    train, held_out = (
+        keras.tree.map_structure(lambda array, s=part: array[s], arrays)
+        for part in (slice(last), slice(last, None))
+    )
+    kwargs["sample_weight"] = train[2]
+    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
+    return train[0], train[1], kwargs

@@ -1,0 +1,96 @@
+"""A Keras classifier from inside: its weights as tensors, its features and logits."""
+
+import keras
+import tensorflow as tf
+
+from clidmu_tf.nets.features import ends_in_softmax, features_and_logits
+
+
+class Network:
+    """Runs a classifier as a pure function of its weights.
+
+    Args:
+        classifier: A built Sequential or Functional model that ends in a Dense layer.
+        feature_layer: Name of the layer whose output is the features; `None` for
+            the input of the last Dense layer.
+
+    Attributes:
+        num_features: Width of the features.
+        num_classes: Number of classes.
+        returns_probabilities: Whether the classifier ends in a softmax.
+    """
+
+    def __init__(self, classifier, feature_layer=None):
+        self._inside = features_and_logits(classifier, feature_layer)
+        _refuse_layers(classifier)
+        self.classifier = classifier
+        self.num_features, self.num_classes = (
+            output.shape[-1] for output in self._inside.outputs
+        )
+        self.returns_probabilities = ends_in_softmax(classifier)
+
+    def __call__(self, x):
+        """Features `(n, d)` and logits `(n, num_classes)`, as in use."""
+        features, logits = self._inside(x, training=False)
+        return at_least_float32(features), at_least_float32(logits)
+
+    def apply(self, theta, state, x):
+        """The classifier in training mode, a pure function of tensors.
+
+        Returns:
+            Features `(n, d)` and logits `(n, num_classes)`, at least float32, and
+            the new non-trainable values.
+        """
+        return self._stateless(theta, state, x, training=True)
+
+    def apply_in_use(self, theta, state, x):
+        """As `apply`, without dropout and with the moving averages as they are."""
+        return self._stateless(theta, state, x, training=False)
+
+    def _stateless(self, theta, state, x, training):
+        (features, logits), state = self._inside.stateless_call(
+            theta, state, x, training=training
+        )
+        return at_least_float32(features), at_least_float32(logits), state
+
+    @property
+    def trainable_variables(self):
+        """The variables of θ."""
+        return self._inside.trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        """The variables of the state: moving averages, seeds, frozen weights."""
+        return self._inside.non_trainable_variables
+
+
+def values_of(variables):
+    """The values of variables, as tensors."""
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def at_least_float32(tensor):
+    """Casts what was computed in 16 bits, for the losses."""
+    half = tensor.dtype in (tf.float16, tf.bfloat16)
+    return tf.cast(tensor, tf.float32) if half else tensor
+
+
+def count(x):
+    """The number of examples of one input or of several."""
+    return len(keras.tree.flatten(x)[0])
+
+
+def _refuse_layers(classifier):
+    """Refuses what a gradient through the logits alone would leave out, or lose."""
+    for layer in classifier._flatten_layers():
+        if layer.compute_dtype == "float16":
+            raise ValueError(
+                f"layer {layer.name!r} computes in float16, the virtual step of which "
+                "underflows without loss scaling; use the policy 'mixed_bfloat16' or "
+                "'float32'."
+            )
+        if layer.activity_regularizer is not None:
+            raise ValueError(
+                f"layer {layer.name!r} has an activity_regularizer, which the meta "
+                "step does not see; use a kernel_regularizer, or weight decay."
+            )

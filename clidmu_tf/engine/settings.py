@@ -1,0 +1,87 @@
+"""What the signature of a method's constructor says of its settings.
+
+A setting is written once, where Python wants it:
+
+    def __init__(
+        self,
+        classifier,
+        beta: Annotated[float, Setting("Momentum of the targets.", least=0)] = 0.7,
+    ):
+
+From there come its default and check, its flag on the command line and that flag's
+help, and the range that a search takes.
+"""
+
+import dataclasses
+import inspect
+import typing
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of a setting besides its type and default.
+
+    Args:
+        help: One sentence, the flag's help.
+        choices: What it may be, of words; an object in place of a word is let through.
+        least: It may be this or more.
+        above: It must be more than this.
+        most: It may be this or less.
+        below: It must be less than this.
+        search: The factor that a search goes up and down by from where it stands, or
+            the values that it tries; `None` where it makes no sense to search.
+        flag: Name of the flag, where it is not the method's name and the setting's.
+        in_epochs: Whether the flag counts epochs where the setting counts steps.
+    """
+
+    help: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    search: float | tuple | None = None
+    flag: str = ""
+    in_epochs: bool = False
+
+    def check(self, name: str, value: typing.Any) -> None:
+        """Raises a ValueError, with the value and the way out, where it is none."""
+        if self.choices:
+            if isinstance(value, str) and value not in self.choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(self.choices)}; received "
+                    f"{value!r}."
+                )
+            return
+        bounds = [
+            (self.least, f"{self.least} or more", lambda v, b: v >= b),
+            (self.above, f"above {self.above}", lambda v, b: v > b),
+            (self.most, f"{self.most} or less", lambda v, b: v <= b),
+            (self.below, f"below {self.below}", lambda v, b: v < b),
+        ]
+        bounds = [bound for bound in bounds if bound[0] is not None]
+        if not all(holds(value, bound) for bound, _, holds in bounds):
+            words = " and ".join(text for _, text, _ in bounds)
+            raise ValueError(f"{name} must be {words}; received {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """A setting as a constructor declares it: what is known of it, type and default."""
+
+    setting: Setting
+    type: type
+    default: typing.Any
+
+
+def settings_of(method: type) -> dict[str, Declared]:
+    """Returns the settings that a method's constructor declares, by name, in order."""
+    hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
+    found = {}
+    for name, parameter in inspect.signature(method).parameters.items():
+        extras = getattr(hints.get(name), "__metadata__", ())
+        for extra in extras:
+            if isinstance(extra, Setting):
+                kind = typing.get_args(hints[name])[0]
+                found[name] = Declared(extra, kind, parameter.default)
+    return found

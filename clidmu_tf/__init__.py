@@ -6,6 +6,10 @@ from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightH
 from clidmu_tf.engine.metrics import CLID
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.mw_net import MWNet
+from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
+from clidmu_tf.methods.small_loss import SmallLoss
+from clidmu_tf.methods.variational_rectification import VariationalRectification
 from clidmu_tf.nets.weight_nets import VRI, WNet
 from clidmu_tf.reports.audit import audit
 from clidmu_tf.tuning.tune import tune
@@ -17,6 +21,10 @@ __all__ = [
     "CLIDMU",
     "VRI",
     "CrossEntropy",
+    "MWNet",
+    "NoisyMWNet",
+    "SmallLoss",
+    "VariationalRectification",
     "SnapshotEnsemble",
     "ValidationCLID",
     "WNet",

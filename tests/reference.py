@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import clidmu_tf as clidmu
+from clidmu_tf.engine.network import values_of
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "reference.npz")
 
@@ -85,3 +86,13 @@ def nested_tape_step(
         features, logits, _ = apply(moved, state, meta_x)
         meta_loss = meta_objective(features, logits)
     return meta_loss, moved, outer.gradient(meta_loss, phi)
+
+
+def values(model):
+    """The weights and state of a model, as a step is given them: lists of tensors."""
+    layers = {
+        "theta": model.network.trainable_variables,
+        "state": model.network.non_trainable_variables,
+        "phi": model.weight_net.trainable_variables,
+    }
+    return {name: values_of(variables) for name, variables in layers.items()}

@@ -10,6 +10,7 @@ from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.methods.weighting import batch_share, update_classes
 from clidmu_tf.nets import backbones
 from clidmu_tf.nets.features import virtual_variables
+from reference import values
 
 layers = keras.layers
 
@@ -415,7 +416,7 @@ def test_bfloat16_trains_near_float32_with_the_weight_net_in_float32():
         keras.config.set_dtype_policy("float32")
         results.append(weights_after(model, x, y, epochs=1))
         features, logits, _ = model.network.apply(
-            model.values()["theta"], model.values()["state"], x
+            values(model)["theta"], values(model)["state"], x
         )
         assert features.dtype == logits.dtype == tf.float32
         assert model.weight_net(tf.ones(3)).dtype == tf.float32

@@ -14,6 +14,7 @@ import tensorflow as tf
 import replica
 from clidmu_tf.core.meta_gradient import local_forward, meta_step, real_gradient
 from clidmu_tf.methods.weighting import update_classes
+from reference import values
 
 HERE = pathlib.Path(__file__).parent
 BASE = {
@@ -129,9 +130,9 @@ def take_the_mean(model, x, y, velocity, meta_velocity):
     batches = [model.gather_batch(tf.constant(labels), None) for _, labels in halves]
     losses = [model.weighting.loss(batch, model.classes()) for batch in batches]
     theta, phi, state = (
-        model.values()["theta"],
-        model.values()["phi"],
-        model.values()["state"],
+        values(model)["theta"],
+        values(model)["phi"],
+        values(model)["state"],
     )
     results = [
         meta_step(
@@ -156,7 +157,7 @@ def take_the_mean(model, x, y, velocity, meta_velocity):
         replica.META_LEARNING_RATE,
     )
     here = [result[2] for result in results]
-    phi = model.values()["phi"]
+    phi = values(model)["phi"]
     real = [
         real_gradient(loss, phi, outputs)
         for loss, outputs in zip(losses, here, strict=True)

@@ -13,6 +13,7 @@ from reference import (
     golden_gradient_names,
     golden_weight_net,
     nested_tape_step,
+    values,
 )
 
 MODES = ["eager", "graph", "xla"]
@@ -61,19 +62,19 @@ def golden_step(prefix, dtype, mode, forward=local_forward):
             forward(watched),
             loss,
             model.meta_objective_of(meta_y),
-            lambda gradient: model.values()["phi"],
-            theta=model.values()["theta"],
-            phi=model.values()["phi"],
-            state=model.values()["state"],
+            lambda gradient: values(model)["phi"],
+            theta=values(model)["theta"],
+            phi=values(model)["phi"],
+            state=values(model)["state"],
             x=x,
             meta_x=meta_x,
             learning_rate=tf.constant(GOLDEN[f"{prefix}_virtual_lr"], dtype),
         )
         here, meta_loss, meta_gradient = results[2], results[3], results[4]
         weights = model.weighting.raw_weights(
-            model.values()["phi"], here.features, here.logits, batch
+            values(model)["phi"], here.features, here.logits, batch
         )
-        value = loss(model.values()["phi"], here.features, here.logits, True)
+        value = loss(values(model)["phi"], here.features, here.logits, True)
         return meta_loss, meta_gradient, [t * 1 for t in moved[1]], weights, value
 
     x, meta_x = (golden(prefix, name, dtype) for name in ("x", "meta_x"))
@@ -123,10 +124,10 @@ def test_the_distributed_pieces_give_the_same_gradient(prefix, jit_compile):
             forward(model.network.apply),
             model.weighting.loss(batch, model.classes()),
             model.meta_objective_of(None),
-            lambda gradient: model.values()["phi"],
-            theta=model.values()["theta"],
-            phi=model.values()["phi"],
-            state=model.values()["state"],
+            lambda gradient: values(model)["phi"],
+            theta=values(model)["theta"],
+            phi=values(model)["phi"],
+            state=values(model)["state"],
             x=tf.constant(golden(prefix, "x")),
             meta_x=tf.constant(golden(prefix, "meta_x")),
             learning_rate=tf.constant(GOLDEN[f"{prefix}_virtual_lr"]),
@@ -202,9 +203,9 @@ def clid_with_fixed_graphs(features, logits):
 def test_meta_gradient_is_that_of_finite_differences(weight_net):
     model, loss, x, meta_x = conv_problem(weight_net)
     theta, state, phi = (
-        model.values()["theta"],
-        model.values()["state"],
-        model.values()["phi"],
+        values(model)["theta"],
+        values(model)["state"],
+        values(model)["phi"],
     )
     _, _, _, _, gradient, _ = meta_step(
         local_forward(model.network.apply),
@@ -249,9 +250,9 @@ def test_meta_gradient_is_that_of_finite_differences(weight_net):
 def test_sharing_the_forward_pass_changes_nothing(weight_net, mode):
     model, loss, x, meta_x = conv_problem(weight_net)
     theta, state, phi = (
-        model.values()["theta"],
-        model.values()["state"],
-        model.values()["phi"],
+        values(model)["theta"],
+        values(model)["state"],
+        values(model)["phi"],
     )
     objective = model.meta_objective_of(None)
     expected_loss, _, expected = nested_tape_step(
@@ -291,7 +292,7 @@ def test_sharing_the_forward_pass_changes_nothing(weight_net, mode):
 
 def test_a_virtual_step_of_the_head_moves_the_head_alone():
     model, loss, x, meta_x = conv_problem(clidmu.WNet)
-    theta, phi = model.values()["theta"], model.values()["phi"]
+    theta, phi = values(model)["theta"], values(model)["phi"]
     moves = [False] * (len(theta) - 2) + [True, True]
     seen = []
 
@@ -306,7 +307,7 @@ def test_a_virtual_step_of_the_head_moves_the_head_alone():
         lambda gradient: phi,
         theta=theta,
         phi=phi,
-        state=model.values()["state"],
+        state=values(model)["state"],
         x=x,
         meta_x=meta_x,
         learning_rate=RATE,

@@ -98,7 +98,10 @@ class Method(NoisyLabelModel):
     least_batch = 1
 
     def __init__(self, classifier, feature_layer=None, seed=None, **settings):
-        declared = settings_of(type(self))
+        # A class may fix what the one that it builds on leaves open.
+        declared = {}
+        for base in reversed(type(self).__mro__):
+            declared |= settings_of(base) if issubclass(base, Method) else {}
         own = {name: settings.pop(name) for name in declared if name in settings}
         for name, value in own.items():
             declared[name].setting.check(name, value)
@@ -480,8 +483,10 @@ def _split_off_validation(x, y, kwargs):
     last = int(count(y) * (1 - share))
     arrays = (x, y, kwargs.pop("sample_weight", None))
     train, held_out = (
-        keras.tree.map_structure(lambda array, s=part: array[s], arrays)
-        for part in (slice(last), slice(last, None))
+        keras.tree.map_structure(
+            lambda array, rows=rows: None if array is None else array[rows], arrays
+        )
+        for rows in (slice(last), slice(last, None))
     )
     kwargs["sample_weight"] = train[2]
     kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]

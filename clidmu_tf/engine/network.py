@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.nets.features import ends_in_softmax, features_and_logits
+from clidmu_tf.nets.features import ends_in_softmax, features_and_logits, head_of
 
 
 class Network:
@@ -52,6 +52,24 @@ class Network:
             theta, state, x, training=training
         )
         return at_least_float32(features), at_least_float32(logits), state
+
+    def head_logits(self, theta, state, features):
+        """The logits that the last Dense layer makes of its own inputs.
+
+        Args:
+            theta: The trainable values.
+            state: The non-trainable values, which hold the layer's if it is frozen.
+            features: `(n, d)`, inputs of the layer.
+        """
+        variables = [*self.trainable_variables, *self.non_trainable_variables]
+        place = {id(variable): i for i, variable in enumerate(variables)}
+        head = head_of(self.classifier)
+        values = [*theta, *state]
+        kernel = tf.cast(values[place[id(head.kernel)]], features.dtype)
+        logits = tf.matmul(features, kernel)
+        if head.use_bias:
+            logits += tf.cast(values[place[id(head.bias)]], features.dtype)
+        return logits
 
     @property
     def trainable_variables(self):

@@ -78,7 +78,7 @@ def settings_of(method: type) -> dict[str, Declared]:
     """Returns the settings that a method's constructor declares, by name, in order."""
     hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
     found = {}
-    for name, parameter in inspect.signature(method).parameters.items():
+    for name, parameter in inspect.signature(method.__init__).parameters.items():  # type: ignore[misc]
         extras = getattr(hints.get(name), "__metadata__", ())
         for extra in extras:
             if isinstance(extra, Setting):

@@ -55,8 +55,8 @@ class Weighting:
         return tf.reduce_sum(weights * losses * batch["sample_weight"])
 
     def _masked(self, phi, features, logits, batch, classes, virtual):
-        noise = batch["noise"][0 if virtual else 1]
-        mask, kl = self._apply(phi, features, batch["targets"], noise)
+        noise = batch["noise"][0 if virtual else 1][: tf.shape(logits)[0]]
+        mask, kl = self.mask(phi, features, batch["targets"], noise)
         losses = cross_entropy(mask * logits, batch["targets"])
         loss = tf.reduce_mean(losses * batch["sample_weight"])
         return loss + self.weight_net.kl_weight * kl if virtual else loss
@@ -65,10 +65,14 @@ class Weighting:
         """One weight in (0, 1) an example: WNet's, or VRI's mask at the label."""
         if self.masks:
             no_noise = tf.zeros_like(batch["targets"])
-            mask, _ = self._apply(phi, features, batch["targets"], no_noise)
+            mask, _ = self.mask(phi, features, batch["targets"], no_noise)
             return tf.reduce_sum(mask * batch["targets"], axis=-1)
         losses = cross_entropy(logits, batch["targets"])
         return self._apply(phi, tf.stop_gradient(losses))
+
+    def mask(self, phi, features, targets, noise):
+        """VRI's mask of the logits `(n, num_classes)`, and its divergence."""
+        return self._apply(phi, tf.stop_gradient(features), targets, noise)
 
     def balanced(self, weights, targets, classes):
         """Weights over the mean weight of their given class."""

@@ -10,6 +10,8 @@ class WNet(keras.layers.Layer):
 
     Args:
         hidden_units: Width of the one hidden ReLU layer.
+        starts_even: Whether it starts with one weight for all losses, rather than
+            with a slope that chance has drawn.
 
     Call arguments:
         losses: `(n,)`, the cross-entropy of each example.
@@ -28,7 +30,7 @@ class WNet(keras.layers.Layer):
         Shu et al., "Meta-Weight-Net", NeurIPS 2019, section 2.
     """
 
-    def __init__(self, hidden_units=100, dtype="float32", **kwargs):
+    def __init__(self, hidden_units=100, starts_even=False, dtype="float32", **kwargs):
         # float32 whatever the classifier, or the global policy, computes in.
         super().__init__(dtype=dtype, **kwargs)
         if hidden_units < 1:
@@ -36,11 +38,16 @@ class WNet(keras.layers.Layer):
                 f"hidden_units must be 1 or more; received {hidden_units}."
             )
         self.hidden_units = hidden_units
+        self.starts_even = starts_even
         self.hidden = keras.layers.Dense(
             hidden_units, activation="relu", name="hidden", dtype=self.dtype_policy
         )
         self.weight = keras.layers.Dense(
-            1, activation="sigmoid", name="weight", dtype=self.dtype_policy
+            1,
+            activation="sigmoid",
+            kernel_initializer="zeros" if starts_even else "glorot_uniform",
+            name="weight",
+            dtype=self.dtype_policy,
         )
 
     def build(self, losses_shape=None):
@@ -57,7 +64,11 @@ class WNet(keras.layers.Layer):
         return ops.squeeze(self.weight(self.hidden(losses[:, None])), axis=-1)
 
     def get_config(self):
-        return {**super().get_config(), "hidden_units": self.hidden_units}
+        return {
+            **super().get_config(),
+            "hidden_units": self.hidden_units,
+            "starts_even": self.starts_even,
+        }
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")

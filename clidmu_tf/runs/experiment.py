@@ -179,6 +179,8 @@ def augmentation(config):
 def meta_arguments(config, source, strategy, start_step):
     """The meta data that a method's `fit` takes, from the same seed and step."""
     method = METHODS[config.method]
+    if method.reads_examples:  # it makes its meta batches itself
+        return {"meta_batch_size": config.meta_batch_size or config.batch_size}
     supervised = method.wants_clean_labels(config.method_settings(1))
     if not method.takes_meta_optimizer or not (config.meta_batch_size or supervised):
         return {}

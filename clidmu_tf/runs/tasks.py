@@ -290,7 +290,11 @@ def tensorboard(workdir):
 def write_hparams(config, workdir):
     """Tells TensorBoard's HParams page the settings of the run."""
     but = ("task", "workdir", "resume")
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in but}
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in but and value is not None
+    }
     with tf.summary.create_file_writer(str(workdir.tensorboard)).as_default():
         hparams_api.hparams(settings, trial_id=str(workdir.path))
 

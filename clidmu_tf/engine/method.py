@@ -21,6 +21,8 @@ from clidmu_tf.engine.network import count, values_of
 from clidmu_tf.engine.settings import settings_of
 
 Tensors = dict[str, Any]
+# What `keras.Model` takes.
+OF_KERAS = {"name", "dtype", "trainable"}
 
 
 class StepResult(NamedTuple):
@@ -100,6 +102,7 @@ class Method(NoisyLabelModel):
     def __init__(self, classifier, feature_layer=None, seed=None, **settings):
         declared = settings_of(type(self))
         own = {name: settings.pop(name) for name in declared if name in settings}
+        _refuse_unknown(type(self), settings, declared)
         for name, value in own.items():
             declared[name].setting.check(name, value)
         super().__init__(classifier, feature_layer, **settings)
@@ -470,6 +473,15 @@ class Method(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
+
+
+def _refuse_unknown(method, settings, declared):
+    unknown = [name for name in settings if name not in OF_KERAS]
+    if unknown:
+        raise ValueError(
+            f"{method.__name__} has no setting {', '.join(unknown)}: it has "
+            f"{', '.join([*declared, 'feature_layer', 'seed'])} and name."
+        )
 
 
 def _split_off_validation(x, y, kwargs):

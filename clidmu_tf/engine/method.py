@@ -21,6 +21,8 @@ from clidmu_tf.engine.network import count, values_of
 from clidmu_tf.engine.settings import settings_of
 
 Tensors = dict[str, Any]
+# What `keras.Model` takes.
+OF_KERAS = {"name", "dtype", "trainable"}
 
 
 class StepResult(NamedTuple):
@@ -103,6 +105,7 @@ class Method(NoisyLabelModel):
         for base in reversed(type(self).__mro__):
             declared |= settings_of(base) if issubclass(base, Method) else {}
         own = {name: settings.pop(name) for name in declared if name in settings}
+        _refuse_unknown(type(self), settings, declared)
         for name, value in own.items():
             declared[name].setting.check(name, value)
         super().__init__(classifier, feature_layer, **settings)
@@ -473,6 +476,15 @@ class Method(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
+
+
+def _refuse_unknown(method, settings, declared):
+    unknown = [name for name in settings if name not in OF_KERAS]
+    if unknown:
+        raise ValueError(
+            f"{method.__name__} has no setting {', '.join(unknown)}: it has "
+            f"{', '.join([*declared, 'feature_layer', 'seed'])} and name."
+        )
 
 
 def _split_off_validation(x, y, kwargs):

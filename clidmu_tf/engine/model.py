@@ -244,7 +244,10 @@ class NoisyLabelModel(ClassifierModel):
         """Returns the pure function of a step of this kind, compiled if asked for."""
         function = self.pure_step(kind)
         whole = self._jit and not self.is_distributed
-        return tf.function(function, jit_compile=True) if whole else function
+        if not whole:
+            return function
+        # Without AutoGraph, as elsewhere: it would wrap what a step raises in a page.
+        return tf.function(function, jit_compile=True, autograph=False)
 
     def forward(self):
         """Returns how a step goes forward here: `(theta, state, x) → Forward`."""

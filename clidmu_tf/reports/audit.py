@@ -51,9 +51,9 @@ def audit(
         - `suggested_label`: the likeliest class (cleanlab's `predicted_label`).
         - `label_quality`: in [0, 1], the lower the more suspect.
         - `loss`: cross-entropy of the given label under the model as it is.
-        - `weight`: how far a `CLIDMU` trusts the label, mean one; NaN of others. Of
-          `WNet`, which sees nothing but `loss`, it is `weight_net(loss)` over the
-          mean of the given class.
+        - `weight`: how far the method trusts the label, mean one; NaN where it trusts
+          all alike. Of `WNet`, which sees nothing but `loss`, it is
+          `weight_net(loss)` over the mean of the given class.
         - `is_label_issue`: whether `label_quality` is below one half.
 
     Raises:
@@ -124,7 +124,7 @@ def _scorer(model, snapshots):
     insides = [features_and_logits(member) for member in members]
     now = insides[0] if snapshots is None else features_and_logits(classifier)
     num_classes = insides[0].outputs[1].shape[-1]
-    has_weights = hasattr(model, "weigh")
+    weigh = getattr(model, "weigh", lambda x, y: None)
 
     def score(x, y):
         logits = [at_least_float32(inside(x, training=False)[1]) for inside in insides]
@@ -136,7 +136,9 @@ def _scorer(model, snapshots):
         other = tf.reduce_max(tf.where(is_given, 0.0, probabilities), axis=-1)
         suggested = tf.where(own >= other, given, tf.argmax(probabilities, axis=-1))
         losses = cross_entropy(at_least_float32(now(x, training=False)[1]), targets)
-        weights = model.weigh(x, y) if has_weights else tf.fill(tf.shape(own), np.nan)
+        weights = weigh(x, y)
+        if weights is None:
+            weights = tf.fill(tf.shape(own), np.nan)
         return given, suggested, own / (own + other), losses, weights
 
     return tf.function(score, reduce_retracing=True), num_classes

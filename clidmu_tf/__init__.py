@@ -6,6 +6,7 @@ from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightH
 from clidmu_tf.engine.metrics import CLID
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
@@ -21,6 +22,7 @@ __all__ = [
     "CLIDMU",
     "VRI",
     "CrossEntropy",
+    "MLNT",
     "MWNet",
     "NoisyMWNet",
     "SmallLoss",

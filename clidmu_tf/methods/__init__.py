@@ -4,6 +4,7 @@ from clidmu_tf.engine.method import Method
 from clidmu_tf.engine.settings import Declared, settings_of
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
@@ -12,6 +13,7 @@ from clidmu_tf.methods.variational_rectification import VariationalRectification
 METHODS: dict[str, type[Method]] = {
     "clid_mu": CLIDMU,
     "cross_entropy": CrossEntropy,
+    "mlnt": MLNT,
     "mw_net": MWNet,
     "noisy_mw_net": NoisyMWNet,
     "small_loss": SmallLoss,

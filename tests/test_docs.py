@@ -65,7 +65,7 @@ runs
 """
 ONLY_IN = {
     "tensorflow_datasets": "data/",
-    "keras_tuner": "tuning/search.py",
+    "keras_tuner": "tuning/",
     "absl": "train.py",
 }
 

@@ -66,7 +66,7 @@ runs
 ONLY_IN = {
     "tensorflow_datasets": "data/",
     "keras_tuner": "tuning/",
-    "absl": "train.py",
+    "absl": "runs/cli.py",
 }
 
 

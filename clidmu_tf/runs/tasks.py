@@ -24,7 +24,6 @@ from clidmu_tf.runs import (
     label_issues,
     prepare,
     strategies,
-    trials,
 )
 from clidmu_tf.runs.workdir import FREE, Workdir
 
@@ -254,6 +253,8 @@ def settings_of(workdir, config):
 
 def tune(config):
     """Searches settings: every trial is a run like any other."""
+    from clidmu_tf.runs import trials  # with KerasTuner, for which no run need wait
+
     trials.search(config, functools.partial(train, is_trial=True))
 
 

@@ -323,6 +323,8 @@ def _mapping_table(mapping, num_classes):
 
 def _truncated_normal(uniform, mean, deviation):
     """Uniform to normal, cut off evenly within [0, 1], by a table of the inverse."""
+    # scipy.stats.truncnorm is the same but for the table's 1e-6, which would move the
+    # draws of every seed, and can't have the reach of 0 that the rates 0 and 1 ask for.
     reach = min(mean, 1 - mean)
     grid = np.linspace(-reach, reach, 2001)
     density = np.exp(-0.5 * (grid / deviation) ** 2)

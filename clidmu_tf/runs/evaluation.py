@@ -66,7 +66,8 @@ def evaluator(measure, split, source, config):
     """Returns a function, to be called as often as needed, that measures a split.
 
     It returns the mean loss, the accuracy, and the top-5 accuracy where that is
-    reported.
+    reported. `Model.evaluate` would have all workers take part, of whom only the chief
+    measures, and adds up in float32.
     """
     # Made once: to make a pipeline takes longer than to read a small one.
     batches = data.evaluation_batches(

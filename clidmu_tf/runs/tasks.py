@@ -16,7 +16,7 @@ from clidmu_tf.engine.checkpoints import Checkpointer
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_atomically
 from clidmu_tf.methods.clid_mu import CLIDMU
-from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import figures
 from clidmu_tf.runs import (
     evaluation,
     experiment,
@@ -141,7 +141,7 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
         summary["val_clid_ref"] = evaluation.reference_clid(model, source, config)
     if not is_trial:
-        write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
+        write_atomically(workdir.curves, lambda file: figures.curves(rows, file))
         issues = label_issues.write(config, source, model, workdir, snapshots, rows)
         label_issues.draw_weights(issues, source.train, workdir)
         how = (source.image_shape, classes, config.resize_size)

@@ -15,14 +15,13 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
     ORACLE,
-    SEARCHABLE,
     Search,
     is_worker,
     oracle,
-    search_space,
     settings,
     write_report,
 )
+from clidmu_tf.tuning.space import SEARCHABLE, space_around
 
 HOLDOUT = 0.2
 # What a trial does not know of: it is a run like any other.
@@ -94,7 +93,7 @@ def space_of(config):
     experiment.meta_arguments(config, source, None, 0)  # or every trial would say it
     examples = len(source.train)
     base = {name: getattr(config, name) for name in SEARCHABLE}
-    return search_space(names, base, config.epochs, examples, config.meta_examples)
+    return space_around(names, base, config.epochs, examples, config.meta_examples)
 
 
 def names_of(config):

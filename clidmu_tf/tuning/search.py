@@ -12,7 +12,6 @@ import pandas as pd
 from clidmu_tf.errors import TrainingDiverged, UserError
 from clidmu_tf.files import write_atomically, write_text
 from clidmu_tf.reports import figures
-from clidmu_tf.tuning.space import SEARCHABLE
 
 TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
@@ -26,8 +25,7 @@ Load = Callable[[int, keras_tuner.HyperParameters], keras.Model]
 def settings(hyperparameters: keras_tuner.HyperParameters) -> dict[str, Any]:
     """Returns a trial's settings, without those that Hyperband keeps its books by."""
     names = [name for name in hyperparameters.values if not name.startswith("tuner/")]
-    # What comes from a chief is ordered by type.
-    names.sort(key=lambda name: ([*SEARCHABLE, name].index(name), name))
+    names.sort()  # what comes from a chief is ordered by type
     return {name: hyperparameters.values[name] for name in names}
 
 

@@ -8,18 +8,11 @@ import keras_tuner
 
 from clidmu_tf.errors import UserError
 
-# The factors that a search goes up and down by, or None where it does otherwise.
-SEARCHABLE = {
-    "temperature": 5,
-    "batch_size": None,
-    "learning_rate": 10,
-    "meta_learning_rate": 10,
-    "warmup_epochs": None,
-    "weight_net": None,
-    "meta_batch_size": None,
-}
-
 Range = tuple[float, float] | list
+# How a setting is searched around its value: by a factor up and down, among choices, or
+# as one of a kind of its own.
+How = float | tuple | str
+BATCH_SIZE, META_BATCH_SIZE, WARMUP = "batch size", "meta batch size", "warm-up"
 
 
 def space_of_ranges(ranges: Mapping[str, Range]) -> keras_tuner.HyperParameters:
@@ -93,6 +86,7 @@ def _is_range(values: Any) -> bool:
 
 def space_around(
     names: Collection[str],
+    searchable: Mapping[str, How],
     base: Mapping[str, Any],
     epochs: int,
     examples: int,
@@ -101,8 +95,9 @@ def space_around(
     """Returns the space to search: each setting around the value that it has.
 
     Args:
-        names: Some of `SEARCHABLE`.
-        base: The value of each of `SEARCHABLE`.
+        names: Some of `searchable`.
+        searchable: What may be searched, and how.
+        base: The value that each has.
         epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
         examples: Training examples; no batch is larger.
         meta_examples: Those of them that meta batches are drawn from; `None` for all.
@@ -116,23 +111,23 @@ def space_around(
     """
     hyperparameters = keras_tuner.HyperParameters()
     for name in names or [""]:
-        if name not in SEARCHABLE:
+        if name not in searchable:
             raise UserError(
-                f"A search takes {', '.join(SEARCHABLE)}; received {name!r}."
+                f"A search takes {', '.join(searchable)}; received {name!r}."
             )
-        value, factor = base[name], SEARCHABLE[name]
-        if factor:
+        value, how = base[name], searchable[name]
+        if isinstance(how, tuple):
+            hyperparameters.Choice(name, list(how), default=value)
+        elif how == WARMUP:
+            hyperparameters.Int(name, 0, max(1, epochs // 5))
+        elif not isinstance(how, str):
             if not value > 0:
                 raise UserError(
                     f"{name} must be above 0 to be searched; received {value}."
                 )
-            low, high = value / factor, value * factor
+            low, high = value / how, value * how
             hyperparameters.Float(name, low, high, sampling="log", default=value)
-        elif name == "warmup_epochs":
-            hyperparameters.Int(name, 0, max(1, epochs // 5))
-        elif name == "weight_net":
-            hyperparameters.Choice(name, ["wnet", "vri"], default=value)
-        elif name == "batch_size":
+        elif how == BATCH_SIZE:
             sizes = batch_sizes(value, examples)
             hyperparameters.Choice(name, sizes, default=value)
         else:  # 0: the batch's own inputs

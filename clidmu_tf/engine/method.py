@@ -117,6 +117,7 @@ class Method(NoisyLabelModel):
         self.slots = {}
         self.memories = {}
         self.examples = None
+        self.num_examples = None
         self.build_if_ready()
 
     # --- what a method says
@@ -256,6 +257,7 @@ class Method(NoisyLabelModel):
                 x = with_index(x, np.arange(num_examples))
         self._check_data(num_examples, examples, kwargs)
         self.examples = examples
+        self.num_examples = num_examples or _size_of(x, kwargs)
         if num_examples:
             self.build_memory(num_examples)
         try:
@@ -503,3 +505,16 @@ def _split_off_validation(x, y, kwargs):
     kwargs["sample_weight"] = train[2]
     kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
     return train[0], train[1], kwargs
+
+
+def _size_of(dataset, kwargs):
+    """How many examples an epoch of batches holds; `None` where nobody knows."""
+    spec = getattr(dataset, "element_spec", None)
+    steps = kwargs.get("steps_per_epoch")
+    if spec is None:
+        return None
+    if steps is None and isinstance(dataset, tf.data.Dataset):
+        steps = int(dataset.cardinality().numpy())
+    shape = keras.tree.flatten(spec)[0].shape
+    is_known = steps is not None and steps > 0 and shape.rank and shape[0]
+    return steps * shape[0] if is_known else None

@@ -8,6 +8,7 @@ import tensorflow as tf
 from clidmu_tf.core.meta_gradient import real_gradient
 from clidmu_tf.engine.distributed import Alone, Replicas
 from clidmu_tf.engine.method import StepResult
+from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods import judges
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
@@ -24,6 +25,14 @@ from clidmu_tf.methods.reweighting import (
     WeightNet,
 )
 from clidmu_tf.nets.weight_nets import WNet
+
+# The more examples there are, the longer a network takes to learn their labels by
+# heart, and the longer it knows no better than they do. So under noisy_mae the meta
+# optimizer's rate is that for so many examples, and falls with their number.
+MEMORISED = 1000
+# Under noisy_mae the least weight of a label: a class that has lost all of its weight
+# could not win it back.
+LEAST_WEIGHT = 1e-3
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
@@ -105,7 +114,7 @@ class CLIDMU(Reweighting):
         if meta_objective == "noisy_mae":
             _check_noisy_mae(virtual_scope, feature_layer)
             if weight_net == "wnet":
-                weight_net = WNet(starts_even=True)
+                weight_net = WNet(starts_even=True, least=LEAST_WEIGHT)
         super().__init__(
             classifier,
             weight_net=weight_net,
@@ -147,16 +156,16 @@ class CLIDMU(Reweighting):
             return super().step(kind, forward, values, x, batch)
         here = forward(values["theta"], values["state"], x)
         classes = [values["slots"][name] for name in CLASS_SLOTS]
-        examples = self._judges(here, values, batch, of_all=True)
+        examples = self._judges(here, values, batch)
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":
             meta_loss, meta_gradient = self._judge(
-                phi, examples, batch["noise"], values["learning_rate"]
+                phi, examples, classes, batch["noise"], values["learning_rate"]
             )
             phi = self._update_weight_net(meta_gradient)
         loss = mean_cross_entropy(batch)
         if kind != "warmup":
-            loss = self._shared_loss(phi, here, values, batch, classes)
+            loss = self.weighting.loss(batch, classes)
         gradient = real_gradient(loss, phi, here)
         logs, slots = self.report(
             kind, loss, phi, here, batch, classes, meta_loss, meta_gradient
@@ -165,19 +174,19 @@ class CLIDMU(Reweighting):
         slots |= dict(zip(judges.SLOTS, kept, strict=True))
         return StepResult(gradient, here.state, here.logits, logs, slots)
 
-    def _judge(self, phi, examples, noise, learning_rate):
+    def _judge(self, phi, examples, classes, noise, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
         if noise is not None:
             noise = noise[0, : tf.shape(examples.logits)[0]]
         rate = tf.cast(learning_rate, examples.logits.dtype)
         with tf.GradientTape() as tape:
             tape.watch(phi)
-            loss = judges.verdict(self.weighting, phi, examples, noise, rate)
+            loss = judges.verdict(self.weighting, phi, examples, classes, noise, rate)
         return loss, tape.gradient(loss, phi, unconnected_gradients="zero")
 
-    def _judges(self, here, values, batch, of_all=False):
-        """The batch and those before it; of all replicas, whatever their losses see."""
-        apart = of_all and self.is_distributed and self.batch_scope == "replica"
+    def _judges(self, here, values, batch):
+        """The batch and those before it, of all replicas whatever their losses see."""
+        apart = self.is_distributed and self.batch_scope == "replica"
         gather = (Replicas() if apart else Alone()).gather
         theta, state = values["theta"], values["state"]
         return judges.judges(
@@ -186,31 +195,21 @@ class CLIDMU(Reweighting):
             gather(batch["targets"]),
             [values["slots"][name] for name in judges.SLOTS],
             lambda features: self.network.head_logits(theta, state, features),
-            self.weighting.class_balance,
         )
 
-    def _shared_loss(self, phi, here, values, batch, classes):
-        """L_w of the real step: weights are shared out as the judges saw them."""
-        if self.weighting.masks:
-            return self.weighting.loss(batch, classes)
-        examples = self._judges(here, values, batch)
-        size = tf.shape(batch["targets"])[0]
-        weights = judges.batch_weights(self.weighting, phi, examples, size)
-        weights = tf.stop_gradient(weights) * batch["sample_weight"]
-        weighted = mean_cross_entropy({**batch, "sample_weight": weights})
-
-        def training_loss(phi, features, logits, virtual):
-            loss = weighted(phi, features, logits, virtual)
-            if self.prior_penalty:
-                loss += self.weighting.penalty(logits, classes)
-            return loss
-
-        return training_loss
-
-    def check_logs(self, logs):
-        # What judges, judges apart from the scale: weights near zero are no collapse.
-        is_free = self.judged_by_labels and not self.weighting.masks
-        super().check_logs({**logs, "mean_weight": 1.0} if is_free else logs)
+    def _update_weight_net(self, gradient):
+        if not self.judged_by_labels or not self.num_examples:
+            return super()._update_weight_net(gradient)
+        # A fraction of the step, whatever the optimizer: see MEMORISED.
+        before = values_of(self.weight_net.trainable_variables)
+        after = super()._update_weight_net(gradient)
+        part = min(1.0, MEMORISED / self.num_examples)
+        phi = [old + part * (new - old) for old, new in zip(before, after, strict=True)]
+        for variable, value in zip(
+            self.weight_net.trainable_variables, phi, strict=True
+        ):
+            variable.assign(value)
+        return phi
 
 
 def _check_noisy_mae(virtual_scope, feature_layer):

@@ -12,11 +12,10 @@ class WNet(keras.layers.Layer):
         hidden_units: Width of the one hidden ReLU layer.
         starts_even: Whether it starts with one weight for all losses, rather than
             with a slope that chance has drawn.
+        least: The least weight, 0 or above and below 1.
 
     Call arguments:
         losses: `(n,)`, the cross-entropy of each example.
-        log: Whether to return the logarithms of the weights, which are exact however
-            small these are.
 
     Returns:
         `(n,)` in (0, 1).
@@ -32,7 +31,14 @@ class WNet(keras.layers.Layer):
         Shu et al., "Meta-Weight-Net", NeurIPS 2019, section 2.
     """
 
-    def __init__(self, hidden_units=100, starts_even=False, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        hidden_units=100,
+        starts_even=False,
+        least=0.0,
+        dtype="float32",
+        **kwargs,
+    ):
         # float32 whatever the classifier, or the global policy, computes in.
         super().__init__(dtype=dtype, **kwargs)
         if hidden_units < 1:
@@ -40,7 +46,10 @@ class WNet(keras.layers.Layer):
                 f"hidden_units must be 1 or more; received {hidden_units}."
             )
         self.hidden_units = hidden_units
+        if not 0 <= least < 1:
+            raise ValueError(f"least must be 0 or above and below 1; received {least}.")
         self.starts_even = starts_even
+        self.least = least
         self.hidden = keras.layers.Dense(
             hidden_units, activation="relu", name="hidden", dtype=self.dtype_policy
         )
@@ -62,18 +71,16 @@ class WNet(keras.layers.Layer):
         if not self.built:
             self.build()
 
-    def call(self, losses, log=False):
-        hidden = self.hidden(losses[:, None])
-        if log:
-            scores = ops.matmul(hidden, self.weight.kernel) + self.weight.bias
-            return ops.squeeze(ops.log_sigmoid(scores), axis=-1)
-        return ops.squeeze(self.weight(hidden), axis=-1)
+    def call(self, losses):
+        weights = ops.squeeze(self.weight(self.hidden(losses[:, None])), axis=-1)
+        return self.least + (1 - self.least) * weights if self.least else weights
 
     def get_config(self):
         return {
             **super().get_config(),
             "hidden_units": self.hidden_units,
             "starts_even": self.starts_even,
+            "least": self.least,
         }
 
 

@@ -1,10 +1,15 @@
 """Labels in any form a Keras user has them, as rows of probabilities."""
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 
-def to_targets(labels, num_classes, dtype="float32"):
+def to_targets(
+    labels: tf.Tensor | npt.ArrayLike,
+    num_classes: int,
+    dtype: str | tf.DType = "float32",
+) -> tf.Tensor:
     """Returns labels as rows that sum to one.
 
     A row that is no label (an index out of range, a soft label below zero or one
@@ -30,7 +35,7 @@ def to_targets(labels, num_classes, dtype="float32"):
     return tf.where((tf.abs(total - 1) < 1e-3) & (least >= 0), targets, np.nan)
 
 
-def check_labels(labels, num_classes):
+def check_labels(labels: npt.ArrayLike, num_classes: int) -> None:
     """Raises a ValueError that names the first label that is none.
 
     Args:

@@ -10,7 +10,9 @@ SIMILARITY_EPSILON = 1e-7
 NORM_EPSILON = 1e-12
 
 
-def clid(features, logits, temperature=0.5):
+def clid(
+    features: tf.Tensor, logits: tf.Tensor, temperature: float | tf.Tensor = 0.5
+) -> tf.Tensor:
     """Cross-layer information divergence: do features and predictions agree?
 
     The similarities of the features give every example a distribution over the
@@ -61,7 +63,7 @@ def clid(features, logits, temperature=0.5):
     return tf.reduce_mean(tf.reduce_sum(divergence, axis=-1))
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of each example.
 
     Args:
@@ -74,7 +76,7 @@ def cross_entropy(logits, targets):
     return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
 
-def mean_absolute_error(logits, targets):
+def mean_absolute_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """One minus the probability of the label, of each example.
 
     Args:
@@ -87,7 +89,12 @@ def mean_absolute_error(logits, targets):
     return 1.0 - tf.reduce_sum(tf.nn.softmax(logits, axis=-1) * targets, axis=-1)
 
 
-def prior_penalty(logits, prior, mean=None, share=1.0):
+def prior_penalty(
+    logits: tf.Tensor,
+    prior: tf.Tensor,
+    mean: tf.Tensor | None = None,
+    share: float | tf.Tensor = 1.0,
+) -> tf.Tensor:
     """KL(prior ‖ mean prediction): high where whole classes are written off.
 
     A batch with few examples a class has another mean prediction than the data,
@@ -124,16 +131,16 @@ def prior_penalty(logits, prior, mean=None, share=1.0):
     return tf.reduce_sum(prior * tf.math.log(prior)) - tf.reduce_sum(prior * log_mean)
 
 
-def log_mean_prediction(logits):
+def log_mean_prediction(logits: tf.Tensor) -> tf.Tensor:
     """Logarithm of the mean predicted probability of each class, `(num_classes,)`."""
     log_sum = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
     return log_sum - tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
 
 
-def _unit_rows(matrix):
+def _unit_rows(matrix: tf.Tensor) -> tf.Tensor:
     norm = tf.norm(matrix, axis=-1, keepdims=True)
     return matrix / tf.maximum(norm, tf.cast(NORM_EPSILON, matrix.dtype))
 
 
-def _gram(rows):
+def _gram(rows: tf.Tensor) -> tf.Tensor:
     return tf.matmul(rows, rows, transpose_b=True)

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from clidmu_tf.core.precision import in_dtype
+
 
 def to_targets(
     labels: tf.Tensor | npt.ArrayLike,
@@ -33,6 +35,26 @@ def to_targets(
     total = tf.reduce_sum(targets, axis=-1, keepdims=True)
     least = tf.reduce_min(targets, axis=-1, keepdims=True)
     return tf.where((tf.abs(total - 1) < 1e-3) & (least >= 0), targets, np.nan)
+
+
+def smooth(targets: tf.Tensor, amount: float | tf.Tensor) -> tf.Tensor:
+    """Label smoothing: a share of each label goes to all classes alike.
+
+    Args:
+        targets: `(n, num_classes)`, rows that sum to one.
+        amount: The share, from 0 (the labels as they are) to 1 (uniform).
+
+    Returns:
+        `(n, num_classes)`, rows that sum to one.
+
+    Reference:
+        Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+        CVPR 2016, section 7; against wrong labels, Lukasik et al., "Does Label
+        Smoothing Mitigate Label Noise?", ICML 2020.
+    """
+    amount = in_dtype(amount, targets.dtype)
+    num_classes = tf.cast(tf.shape(targets)[-1], targets.dtype)
+    return (1 - amount) * targets + amount / num_classes
 
 
 def check_labels(labels: npt.ArrayLike, num_classes: int) -> None:

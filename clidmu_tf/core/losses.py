@@ -89,6 +89,46 @@ def mean_absolute_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     return 1.0 - tf.reduce_sum(tf.nn.softmax(logits, axis=-1) * targets, axis=-1)
 
 
+def generalized_cross_entropy(
+    logits: tf.Tensor, targets: tf.Tensor, q: float = 0.7
+) -> tf.Tensor:
+    """(1 − p_y^q) / q of each example: cross-entropy that gives up on the hopeless.
+
+    Its gradient is that of cross-entropy times p_y^q, so a label that the network
+    finds ever less likely pulls ever less. It is `mean_absolute_error` at q = 1 and
+    tends to `cross_entropy` as q tends to 0. p_y^q is the exponential of a log-softmax
+    and the difference an `expm1`, so neither a saturated logit nor a tiny q rounds
+    the loss, or its gradient, away.
+
+    Args:
+        logits: `(n, num_classes)`.
+        targets: `(n, num_classes)`, rows that sum to one. Of a soft label, p_y is the
+            probability that the network draws the class that the label draws.
+        q: Above 0, at most 1.
+
+    Returns:
+        `(n,)` in [0, 1/q].
+
+    Example:
+
+    ```python
+    from clidmu_tf.core.losses import generalized_cross_entropy
+
+    logits = tf.constant([[2.0, 0.0], [-60.0, 60.0]])
+    labels = tf.constant([[1.0, 0.0], [1.0, 0.0]])
+    doubtful, hopeless = generalized_cross_entropy(logits, labels, q=0.7)
+    assert doubtful < hopeless < 1 / 0.7 + 1e-5
+    ```
+
+    Reference:
+        Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
+        Networks with Noisy Labels", NeurIPS 2018, equation 6.
+    """
+    log_probabilities = tf.nn.log_softmax(logits, axis=-1) + tf.math.log(targets)
+    log_of_label = tf.reduce_logsumexp(log_probabilities, axis=-1)
+    return -tf.math.expm1(q * log_of_label) / q
+
+
 def prior_penalty(
     logits: tf.Tensor,
     prior: tf.Tensor,

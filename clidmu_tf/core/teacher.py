@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from clidmu_tf.core.precision import in_dtype
+
 EARLY_MOMENTUM, LATE_MOMENTUM = 0.99, 0.999
 # How steeply the ramp rises: exp(−5) at its start.
 STEEPNESS = 5.0
@@ -32,7 +34,7 @@ def update_teacher(
     """
     moved = []
     for old, new in zip(teacher, theta, strict=True):
-        keep = tf.cast(momentum, old.dtype)
+        keep = in_dtype(momentum, old.dtype)
         moved.append(keep * old + (1 - keep) * new)
     return moved
 
@@ -48,8 +50,9 @@ def teacher_momentum(iteration: int | tf.Tensor, start: int, middle: int) -> tf.
     Returns:
         0 up to `start` + 1, then 0.99, after `middle` 0.999.
     """
-    early = tf.where(iteration <= start + 1, 0.0, EARLY_MOMENTUM)
-    return tf.cast(tf.where(iteration > middle, LATE_MOMENTUM, early), "float64")
+    copy, early, late = tf.constant([0, EARLY_MOMENTUM, LATE_MOMENTUM], "float64")
+    moving = tf.where(iteration > middle, late, early)
+    return tf.where(iteration <= start + 1, copy, moving)
 
 
 def ramp(iteration: int | tf.Tensor, start: int, middle: int) -> tf.Tensor:
@@ -66,4 +69,4 @@ def ramp(iteration: int | tf.Tensor, start: int, middle: int) -> tf.Tensor:
     iteration = tf.cast(iteration, "float64")
     progress = tf.clip_by_value((iteration - start) / (middle - start), 0.0, 1.0)
     rising = tf.exp(-STEEPNESS * (1 - progress) ** 2)
-    return tf.where(iteration > start, rising, 0.0)
+    return tf.where(iteration > start, rising, tf.zeros_like(rising))

@@ -1,10 +1,17 @@
 """Labels in any form a Keras user has them, as rows of probabilities."""
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from clidmu_tf.core.precision import in_dtype
 
-def to_targets(labels, num_classes, dtype="float32"):
+
+def to_targets(
+    labels: tf.Tensor | npt.ArrayLike,
+    num_classes: int,
+    dtype: str | tf.DType = "float32",
+) -> tf.Tensor:
     """Returns labels as rows that sum to one.
 
     A row that is no label (an index out of range, a soft label below zero or one
@@ -30,7 +37,27 @@ def to_targets(labels, num_classes, dtype="float32"):
     return tf.where((tf.abs(total - 1) < 1e-3) & (least >= 0), targets, np.nan)
 
 
-def check_labels(labels, num_classes):
+def smooth(targets: tf.Tensor, amount: float | tf.Tensor) -> tf.Tensor:
+    """Label smoothing: a share of each label goes to all classes alike.
+
+    Args:
+        targets: `(n, num_classes)`, rows that sum to one.
+        amount: The share, from 0 (the labels as they are) to 1 (uniform).
+
+    Returns:
+        `(n, num_classes)`, rows that sum to one.
+
+    Reference:
+        Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+        CVPR 2016, section 7; against wrong labels, Lukasik et al., "Does Label
+        Smoothing Mitigate Label Noise?", ICML 2020.
+    """
+    amount = in_dtype(amount, targets.dtype)
+    num_classes = tf.cast(tf.shape(targets)[-1], targets.dtype)
+    return (1 - amount) * targets + amount / num_classes
+
+
+def check_labels(labels: npt.ArrayLike, num_classes: int) -> None:
     """Raises a ValueError that names the first label that is none.
 
     Args:

@@ -10,7 +10,9 @@ SIMILARITY_EPSILON = 1e-7
 NORM_EPSILON = 1e-12
 
 
-def clid(features, logits, temperature=0.5):
+def clid(
+    features: tf.Tensor, logits: tf.Tensor, temperature: float | tf.Tensor = 0.5
+) -> tf.Tensor:
     """Cross-layer information divergence: do features and predictions agree?
 
     The similarities of the features give every example a distribution over the
@@ -61,7 +63,7 @@ def clid(features, logits, temperature=0.5):
     return tf.reduce_mean(tf.reduce_sum(divergence, axis=-1))
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of each example.
 
     Args:
@@ -74,7 +76,7 @@ def cross_entropy(logits, targets):
     return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
 
-def mean_absolute_error(logits, targets):
+def mean_absolute_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """One minus the probability of the label, of each example.
 
     Args:
@@ -87,7 +89,52 @@ def mean_absolute_error(logits, targets):
     return 1.0 - tf.reduce_sum(tf.nn.softmax(logits, axis=-1) * targets, axis=-1)
 
 
-def prior_penalty(logits, prior, mean=None, share=1.0):
+def generalized_cross_entropy(
+    logits: tf.Tensor, targets: tf.Tensor, q: float = 0.7
+) -> tf.Tensor:
+    """(1 − p_y^q) / q of each example: cross-entropy that gives up on the hopeless.
+
+    Its gradient is that of cross-entropy times p_y^q, so a label that the network
+    finds ever less likely pulls ever less. It is `mean_absolute_error` at q = 1 and
+    tends to `cross_entropy` as q tends to 0. p_y^q is the exponential of a log-softmax
+    and the difference an `expm1`, so neither a saturated logit nor a tiny q rounds
+    the loss, or its gradient, away.
+
+    Args:
+        logits: `(n, num_classes)`.
+        targets: `(n, num_classes)`, rows that sum to one. Of a soft label, p_y is the
+            probability that the network draws the class that the label draws.
+        q: Above 0, at most 1.
+
+    Returns:
+        `(n,)` in [0, 1/q].
+
+    Example:
+
+    ```python
+    from clidmu_tf.core.losses import generalized_cross_entropy
+
+    logits = tf.constant([[2.0, 0.0], [-60.0, 60.0]])
+    labels = tf.constant([[1.0, 0.0], [1.0, 0.0]])
+    doubtful, hopeless = generalized_cross_entropy(logits, labels, q=0.7)
+    assert doubtful < hopeless < 1 / 0.7 + 1e-5
+    ```
+
+    Reference:
+        Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
+        Networks with Noisy Labels", NeurIPS 2018, equation 6.
+    """
+    log_probabilities = tf.nn.log_softmax(logits, axis=-1) + tf.math.log(targets)
+    log_of_label = tf.reduce_logsumexp(log_probabilities, axis=-1)
+    return -tf.math.expm1(q * log_of_label) / q
+
+
+def prior_penalty(
+    logits: tf.Tensor,
+    prior: tf.Tensor,
+    mean: tf.Tensor | None = None,
+    share: float | tf.Tensor = 1.0,
+) -> tf.Tensor:
     """KL(prior ‖ mean prediction): high where whole classes are written off.
 
     A batch with few examples a class has another mean prediction than the data,
@@ -124,16 +171,16 @@ def prior_penalty(logits, prior, mean=None, share=1.0):
     return tf.reduce_sum(prior * tf.math.log(prior)) - tf.reduce_sum(prior * log_mean)
 
 
-def log_mean_prediction(logits):
+def log_mean_prediction(logits: tf.Tensor) -> tf.Tensor:
     """Logarithm of the mean predicted probability of each class, `(num_classes,)`."""
     log_sum = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
     return log_sum - tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
 
 
-def _unit_rows(matrix):
+def _unit_rows(matrix: tf.Tensor) -> tf.Tensor:
     norm = tf.norm(matrix, axis=-1, keepdims=True)
     return matrix / tf.maximum(norm, tf.cast(NORM_EPSILON, matrix.dtype))
 
 
-def _gram(rows):
+def _gram(rows: tf.Tensor) -> tf.Tensor:
     return tf.matmul(rows, rows, transpose_b=True)

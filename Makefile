@@ -19,7 +19,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.txt requirements-dev.txt constraints.txt
+$(READY): pyproject.toml requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
 	  echo "clidmu_tf needs Python 3.11 to 3.13, as TensorFlow does; '$(PYTHON)' is" \
 	    "$$($(PYTHON) --version 2>&1 || echo missing). Name one: PYTHON=python3.12"; \

@@ -1,18 +1,22 @@
 """Accuracy on digits under three kinds of label noise, mean ± standard deviation.
 
-    python -m benchmarks.accuracy main          methods × noise, 5 seeds
+    python -m benchmarks.accuracy methods       every method × noise, 5 seeds
+    python -m benchmarks.accuracy main          forms of CLID-MU × noise, 5 seeds
     python -m benchmarks.accuracy grid          CLID-MU over rates and batch sizes
     python -m benchmarks.accuracy cifar --data_dir=…   first 5,000 of CIFAR-10
 
-Every run is that of configs/digits.cfg (or of a CIFAR config's rates) but for what
-the table names. Last-epoch test accuracy; nothing is chosen on test data. Tables go
-to benchmarks/results/ with machine, versions and commit. A run's accuracy is kept
+Every run is that of the method's config in configs/ (digits.cfg, or a CIFAR config's
+rates) but for what the table names; `methods` takes a network without dropout, so that
+memorising shows, and needs cleanlab beside (pip install cleanlab). Last-epoch test
+accuracy; nothing is chosen on test data. Tables go to benchmarks/results/ with machine,
+versions and commit. A run's accuracy is kept
 beside its table, in a .csv, as soon as it is known, and not measured again at the
 same commit.
 """
 
 import argparse
 import concurrent.futures
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -21,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+import numpy as np
 import pandas as pd
 
 from benchmarks import report
@@ -30,22 +35,30 @@ NOISES = {
     "pair flip 40 %": {"noise": "asymmetric", "noise_rate": 0.4},
     "instance 40 %": {"noise": "instance", "noise_rate": 0.4},
 }
-PAPER = {"class_balance": False, "prior_penalty": 0.0}
-VRI = {"weight_net": "vri", "warmup_epochs": 10}
-METHODS = {
+CLID = {"meta_objective": "clid"}
+PAPER = {**CLID, "class_balance": False, "prior_penalty": 0.0}
+VRI = {**CLID, "weight_net": "vri", "warmup_epochs": 10}
+WITHOUT_NOISE = {"clean labels": {"noise": "none", "noise_rate": 0.0}}
+# Three convolutions and no dropout, where configs/digits.cfg has dropout.
+PLAIN_NETWORK = {"backbone": "small_cnn"}
+CONFIGS = {"clid_mu": "digits", "cross_entropy": "digits"}  # the others have their own
+FORMS = {
     "cross-entropy": {"method": "cross_entropy"},
-    "CLID-MU, WNet": {},
+    "CLID-MU, default": {},
+    "CLID-MU, WNet, CLID": CLID,
     "CLID-MU, WNet, the paper's form": PAPER,
     "CLID-MU, VRI": VRI,
     "CLID-MU, VRI, the paper's form": {**PAPER, "weight_net": "vri"},
-    "CLID-MU, WNet, meta_interval 5": {"meta_interval": 5},
+    "CLID-MU, WNet, meta_interval 5": {**CLID, "meta_interval": 5},
     "CLID-MU, WNet, meta_interval 5, meta rate × 5": {
+        **CLID,
         "meta_interval": 5,
         "meta_learning_rate": 5e-3,
     },
-    "CLID-MU, WNet, virtual last_block": {"virtual_scope": "last_block"},
-    "CLID-MU, WNet, virtual head": {"virtual_scope": "head"},
+    "CLID-MU, WNet, virtual last_block": {**CLID, "virtual_scope": "last_block"},
+    "CLID-MU, WNet, virtual head": {**CLID, "virtual_scope": "head"},
 }
+SUPPORT_VECTORS = ("SVM", "SVM, cleanlab")
 CIFAR = {
     "dataset": "cifar10",
     "train_examples": 5000,
@@ -58,14 +71,17 @@ CIFAR = {
 CIFAR_METHODS = {
     "cross-entropy": {"method": "cross_entropy"},
     "CLID-MU, Adam 1e-4, 8 epochs warm-up": {
+        **CLID,
         "meta_learning_rate": 1e-4,
         "warmup_epochs": 8,
     },
     "CLID-MU, SGD 1e-5 (cifar10_sym60_wnet.cfg)": {
+        **CLID,
         "meta_optimizer": "sgd",
         "meta_learning_rate": 1e-5,
     },
-    "CLID-MU, Adam 1e-3": {},
+    "CLID-MU, default": {},
+    "CLID-MU, Adam 1e-3": CLID,
     "oracle, clean meta labels": {
         "meta_objective": "cross_entropy",
         "meta_batch_size": 100,
@@ -77,6 +93,8 @@ CIFAR_METHODS = {
 
 def accuracy(settings):
     """Trains one run and returns its last-epoch test accuracy."""
+    if settings.get("method") in SUPPORT_VECTORS:
+        return support_vectors(settings)
     import keras
 
     from clidmu_tf.runs import evaluation, experiment
@@ -88,6 +106,27 @@ def accuracy(settings):
     found = evaluation.evaluate_model(model.classifier, source, config)["accuracy"]
     keras.backend.clear_session()
     return found
+
+
+def support_vectors(settings):
+    """Test accuracy of an SVM of the pixels, on the labels as they are or filtered."""
+    from sklearn.svm import SVC
+
+    from clidmu_tf.runs import experiment
+    from clidmu_tf.runs.config import Config
+
+    is_filtered = settings["method"] == SUPPORT_VECTORS[1]
+    source = experiment.noisy_source(Config(**{**settings, "method": "cross_entropy"}))
+    train, test = (
+        (split.inputs.reshape(len(split), -1) / 255.0, split.labels)
+        for split in (source.train, source.test)
+    )
+    model = SVC(probability=is_filtered, random_state=0)
+    if is_filtered:
+        from cleanlab.classification import CleanLearning
+
+        model = CleanLearning(model, seed=0, find_label_issues_kwargs={"n_jobs": 1})
+    return float(np.mean(model.fit(*train).predict(test[0]) == test[1]))
 
 
 def train(config, source, callbacks=()):
@@ -128,9 +167,33 @@ def table_of(rows, keys, workers, path):
     return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
 
 
+def methods_rows(seeds, only, noises):
+    """Every method of the registry as its config has it, the noise exchanged."""
+    from clidmu_tf.methods import METHODS
+
+    kinds = {**NOISES, **WITHOUT_NOISE}
+    names = [*METHODS, *SUPPORT_VECTORS]
+    for (noise, n), name, seed in itertools.product(kinds.items(), names, seeds):
+        if only in name and noises in noise:
+            given = {} if name in SUPPORT_VECTORS else config_of(name)
+            settings = {**given, **PLAIN_NETWORK, **n, "method": name, "seed": seed}
+            yield {"noise": noise, "method": name, "seed": seed, "settings": settings}
+
+
+def config_of(method):
+    """The settings of a method's config for digits."""
+    from clidmu_tf.methods import METHODS, flags_of
+    from clidmu_tf.runs import config
+
+    path = report.RESULTS.parents[1] / "configs" / f"{CONFIGS.get(method, method)}.cfg"
+    given = {flag for name in METHODS for flag in flags_of(name)} - {*flags_of(method)}
+    settings = dataclasses.asdict(config.read(path))
+    return {name: value for name, value in settings.items() if name not in given}
+
+
 def main_rows(seeds, only, noises):
     for (noise, n), (method, m), seed in itertools.product(
-        NOISES.items(), METHODS.items(), seeds
+        NOISES.items(), FORMS.items(), seeds
     ):
         if only in method and noises in noise:
             settings = {**n, **m, "seed": seed}
@@ -160,7 +223,7 @@ def cifar_rows(seeds, only, data_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["main", "grid", "cifar"])
+    parser.add_argument("part", choices=["methods", "main", "grid", "cifar"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--noise", default="", help="noises whose name holds this")
@@ -168,8 +231,9 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
-    if arguments.part == "main":
-        rows = main_rows(seeds, arguments.only, arguments.noise)
+    if arguments.part in ("methods", "main"):
+        make = methods_rows if arguments.part == "methods" else main_rows
+        rows = make(seeds, arguments.only, arguments.noise)
         keys = ("noise", "method")
     elif arguments.part == "grid":
         rows, keys = grid_rows(seeds), ("batch", "rate", "meta rate")

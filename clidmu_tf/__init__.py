@@ -1,5 +1,8 @@
 """Learning with wrong labels, without a clean one (CLID-MU) in Keras 3."""
 
+import importlib
+import typing
+
 from clidmu_tf.core.losses import clid
 from clidmu_tf.data import noise
 from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightHistogram
@@ -11,13 +14,16 @@ from clidmu_tf.methods.gce import GCE
 from clidmu_tf.methods.label_smoothing import LabelSmoothing
 from clidmu_tf.methods.mae import MAE
 from clidmu_tf.methods.mixup import MixUp
+from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
 from clidmu_tf.methods.variational_rectification import VariationalRectification
 from clidmu_tf.nets.weight_nets import VRI, WNet
-from clidmu_tf.reports.audit import audit
-from clidmu_tf.tuning.tune import tune
+
+if typing.TYPE_CHECKING:
+    from clidmu_tf.reports.audit import audit
+    from clidmu_tf.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -30,6 +36,7 @@ __all__ = [
     "VRI",
     "CrossEntropy",
     "LabelSmoothing",
+    "MLNT",
     "MWNet",
     "MixUp",
     "NoisyMWNet",
@@ -44,3 +51,17 @@ __all__ = [
     "noise",
     "tune",
 ]
+
+# Who only trains need not wait for pandas and KerasTuner: these two come when asked for
+# (PEP 562). What Keras finds by name in a saved file is imported above, at once.
+_WHEN_USED = {"audit": "clidmu_tf.reports.audit", "tune": "clidmu_tf.tuning.tune"}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHEN_USED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ import math
 class UserError(ValueError):
     """A mistake in what was asked for; its one sentence says the way out.
 
-    `train.py` prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2.
     """
 
 

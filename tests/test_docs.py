@@ -65,8 +65,8 @@ runs
 """
 ONLY_IN = {
     "tensorflow_datasets": "data/",
-    "keras_tuner": "tuning/search.py",
-    "absl": "train.py",
+    "keras_tuner": "tuning/",
+    "absl": "runs/cli.py",
 }
 
 

@@ -1,7 +1,6 @@
 """The command line: what a good run leaves, and what is said about a bad one."""
 
 import errno
-import importlib.util
 import json
 import os
 import pathlib
@@ -9,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 import types
 
 import keras
@@ -22,6 +22,7 @@ from PIL import Image
 from clidmu_tf import data
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays
+from clidmu_tf.runs import cli as command_line
 from clidmu_tf.runs import config as config_module
 from clidmu_tf.runs import evaluation, experiment, strategies
 from clidmu_tf.runs import tasks as run
@@ -38,15 +39,7 @@ SMALL = (
 )
 
 
-def import_train():
-    spec = importlib.util.spec_from_file_location("train", ROOT / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.define_flags()
-    return module
-
-
-train = import_train()
+command_line.define_flags()
 
 
 @pytest.fixture
@@ -58,7 +51,7 @@ def cli(capsys):
         with flagsaver.flagsaver():
             argv = flags.FLAGS(["train.py", *map(str, arguments)])
             try:
-                train.main(argv)
+                command_line.run(argv)
             except SystemExit as ending:
                 code = ending.code
         printed = capsys.readouterr()
@@ -233,6 +226,28 @@ def test_process_refuses_an_unknown_flag():
     assert process.returncode == 1
     assert "Unknown command line flag 'learnin_rate'" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_installed_command_is_train_py_by_another_name(tmp_path):
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = script["clidmu-tf"].split(":")
+    wrapper = tmp_path / "clidmu-tf"  # as pip writes it
+    wrapper.write_text(f"from {module} import {function}\n{function}()\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for flag in ("--helpshort", "--epochs=0"):
+        ours = start(flag)
+        theirs = subprocess.run(
+            [sys.executable, wrapper, flag],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert theirs.returncode == ours.returncode
+        for a, b in ((ours.stdout, theirs.stdout), (ours.stderr, theirs.stderr)):
+            a = a.replace(str(ROOT / "train.py"), str(wrapper))
+            assert a.replace("train.py: ", "clidmu-tf: ") == b
+    assert theirs.stderr.startswith("clidmu-tf: --epochs must be 1 or more")
+    assert theirs.stderr.count("\n") == 1  # TensorFlow's start says nothing
 
 
 def test_process_refuses_a_line_without_dashes(tmp_path):

@@ -23,9 +23,10 @@ from clidmu_tf.runs import evaluation, experiment, trials
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import Workdir
-from clidmu_tf.tuning import search
+from clidmu_tf.tuning import search, space
 
 ROOT = pathlib.Path(__file__).parents[1]
+SEARCHABLE = Config().searchable()
 BASE = {
     "temperature": 0.5,
     "batch_size": 100,
@@ -38,7 +39,7 @@ BASE = {
 
 
 def everything():
-    return search.search_space(list(BASE), BASE, epochs=27, examples=150)
+    return space.space_around(list(BASE), SEARCHABLE, BASE, epochs=27, examples=150)
 
 
 def score(number, hyperparameters):
@@ -75,18 +76,20 @@ def test_space_takes_blanks_and_empty_words():
 
 
 def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():
-    space = search.search_space(["meta_batch_size"], BASE, 5, 150, meta_examples=40)
-    assert space.space[0].values == [0, 25]
+    around = space.space_around(
+        ["meta_batch_size"], SEARCHABLE, BASE, 5, 150, meta_examples=40
+    )
+    assert around.space[0].values == [0, 25]
 
 
 def test_space_lies_around_the_values_at_hand():
-    space = {hp.name: hp for hp in everything().space}
-    assert list(space) == list(BASE)
-    rate = space["learning_rate"]
+    around = {hp.name: hp for hp in everything().space}
+    assert list(around) == list(BASE)
+    rate = around["learning_rate"]
     assert (rate.min_value, rate.max_value, rate.sampling) == (0.002, 0.2, "log")
-    assert space["batch_size"].values == [25, 50, 100]  # 200 is more than the data
-    assert space["meta_batch_size"].values == [0, 25, 50, 100]
-    assert space["warmup_epochs"].max_value == 5
+    assert around["batch_size"].values == [25, 50, 100]  # 200 is more than the data
+    assert around["meta_batch_size"].values == [0, 25, 50, 100]
+    assert around["warmup_epochs"].max_value == 5
     assert everything().get("temperature") == 0.5  # the default is the value itself
 
 
@@ -100,7 +103,7 @@ def test_space_lies_around_the_values_at_hand():
 )
 def test_what_cannot_be_searched_is_named(names, changes, words):
     with pytest.raises(UserError, match=words):
-        search.search_space(names, {**BASE, **changes}, 5, 100)
+        space.space_around(names, SEARCHABLE, {**BASE, **changes}, 5, 100)
 
 
 @pytest.mark.parametrize("tuner", search.TUNERS)
@@ -163,7 +166,7 @@ def test_bayesian_search_learns_from_scores(tmp_path):
     proposals = search.oracle(
         "bayesian",
         "noisy_accuracy",
-        search.search_space(["temperature"], BASE, 9, 150),
+        space.space_around(["temperature"], SEARCHABLE, BASE, 9, 150),
         10,
         9,
         seed=0,
@@ -454,10 +457,10 @@ def test_hyperband_goes_on_as_if_never_cut(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"tune_space": "learning_rate,colour"}, "has no colour to search"),
-        ({"method": "clid_mu", "tune_space": "colour"}, "received 'colour'"),
-        ({"tune_space": ""}, "A search takes temperature"),
-        ({"tune_space": "temperature"}, "has no temperature to search"),
+        ({"tune_space": "learning_rate,colour"}, "has no 'colour' to search"),
+        ({"method": "clid_mu", "tune_space": "colour"}, "some of .*temperature"),
+        ({"tune_space": ""}, "A search takes batch_size"),
+        ({"tune_space": "temperature"}, "has no 'temperature' to search"),
         ({"strategy": "multi_worker"}, "takes no --strategy=multi_worker"),
         ({"batch_size": 130}, "--batch_size=130 is larger .* 120 examples"),
     ],
@@ -473,28 +476,34 @@ def test_search_that_cannot_be_leaves_no_workdir(changes, words, tmp_path):
 
 X = np.random.default_rng(0).normal(size=(90, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int64")
+RANGES = {
+    "temperature": (0.1, 2.5),
+    "learning_rate": (0.002, 0.2),
+    "batch_size": [12, 24],
+}
 
 
-def build_classifier(hp):
+def classifier(units=4):
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input((4,)), dense(units, "relu"), dense(2)])
+
+
+def build_model(hp):
     units = hp.Choice("units", [4, 8])
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(units, "relu"),
-            keras.layers.Dense(2),
-        ]
-    )
+    model = clidmu.CLIDMU(classifier(units), temperature=hp["temperature"])
+    model.compile(keras.optimizers.SGD(hp["learning_rate"], momentum=0.9))
+    return model
 
 
-def tune(directory, build=build_classifier, **changes):
-    arguments = {
-        "space": ("temperature", "learning_rate", "meta_batch_size"),
-        "trials": 2,
-        "epochs": 2,
-        "batch_size": 24,
-        "directory": directory,
-    }
-    return clidmu.tune(build, (X, Y), **{**arguments, **changes})
+def build_plain(hp):
+    model = clidmu.CrossEntropy(classifier())
+    model.compile(keras.optimizers.Adam(hp["learning_rate"]))
+    return model
+
+
+def tune(directory, build=build_model, space=RANGES, data=(X, Y), **changes):
+    arguments = {"trials": 2, "epochs": 2, "directory": directory, **changes}
+    return clidmu.tune(build, data, space, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -503,16 +512,16 @@ def tuned(tmp_path_factory):
     return directory, tune(directory, clean_data=(X, Y))
 
 
-def test_tune_searches_the_classifiers_own_settings_too(tuned):
+def test_tune_searches_what_the_model_asks_for_too(tuned):
     directory, tuner = tuned
     assert isinstance(tuner, keras_tuner.Tuner)
     best = tuner.get_best_hyperparameters()[0]
-    names = {"temperature", "learning_rate", "meta_batch_size", "units"}
-    assert set(best.values) == names
+    assert set(best.values) == {*RANGES, "units"}
     table = tuner.table()
     assert len(table) == 2 and table["temperature"].nunique() == 2
     assert table["noisy_accuracy"].is_monotonic_decreasing
-    assert best.get("temperature") == table["temperature"].iloc[0]
+    assert best["temperature"] == table["temperature"].iloc[0]
+    assert table["batch_size"].isin([12, 24]).all()
     assert len(pd.read_csv(directory / "trials" / "001" / "metrics.csv")) == 2
 
 
@@ -522,56 +531,99 @@ def test_best_model_is_the_one_that_was_judged(tuned):
     row = tuner.table().iloc[0]
     assert model.temperature == row["temperature"]
     assert float(model.optimizer.learning_rate) == pytest.approx(row["learning_rate"])
-    found = model.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"]
-    assert found == pytest.approx(row["clean_accuracy"])
+    right = np.argmax(model.predict(X, verbose=0), axis=-1) == Y
+    assert right.mean() == row["clean_accuracy"]
+    assert model.optimizer.iterations > 0  # all of it as it was, to go on from
+    fresh = clidmu.CLIDMU(model.classifier)
+    assert not np.allclose(model.label_weights(X, Y), fresh.label_weights(X, Y))
 
 
 def test_tune_cut_in_a_trial_goes_on(tuned, tmp_path):
-    built = []
+    asked, models = [], []
 
     def interrupted(hp):
-        built.append(hp)
-        if len(built) == 3:  # once for the space, then the second trial
+        # A trial's own settings are no longer those that it starts from.
+        asked.append(hp.values["learning_rate"])
+        if len(set(asked)) == 3 and not models:  # the defaults, and the second trial
+            models.append(None)
             raise KeyboardInterrupt
-        return build_classifier(hp)
+        return build_model(hp)
 
     with pytest.raises(KeyboardInterrupt):
         tune(tmp_path / "cut", interrupted, clean_data=(X, Y))
-    count = len(built)
-    found = tune(tmp_path / "cut", interrupted, clean_data=(X, Y))
-    assert len(built) == count + 2  # the space, and the trial that was cut
-    pd.testing.assert_frame_equal(found.table(), tuned[1].table())
+    first = tmp_path / "cut" / "trials" / "000" / "trial.json"
+    before = first.stat().st_mtime_ns
+    goes_on = tune(tmp_path / "cut", interrupted, clean_data=(X, Y))
+    assert first.stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(goes_on.table(), tuned[1].table())
 
 
-def test_tune_takes_hyperband_and_the_oracle(tmp_path):
-    def tiny(hp):
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-
+def test_tune_takes_any_method_hyperband_and_the_oracle(tmp_path):
     tuner = tune(
         tmp_path,
-        tiny,
+        build_plain,
+        {"learning_rate": (0.002, 0.2)},
         tuner="hyperband",
-        epochs=2,
-        space=("learning_rate",),
         objective="clean_accuracy",
+        data=(X, np.eye(2)[Y]),
         clean_data=(X, Y),
-        optimizer=keras.optimizers.Adam(1e-2),
     )
     table = tuner.table()
     assert table["clean_accuracy"].is_monotonic_decreasing
     for number, epochs in zip(table["trial"], table["epochs"], strict=True):
         rows = pd.read_csv(tmp_path / "trials" / f"{number:03d}" / "metrics.csv")
         assert len(rows) == epochs
-    assert isinstance(tuner.get_best_models()[0].optimizer, keras.optimizers.Adam)
+    model = tuner.get_best_models()[0]
+    assert isinstance(model, clidmu.CrossEntropy)
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
 
 
-def test_directory_of_another_search_is_not_touched(tuned):
+def test_tune_passes_on_what_is_meant_for_fit(tmp_path):
+    seen = []
+
+    class Watching(clidmu.CLIDMU):
+        def fit(self, *arguments, **others):
+            seen.append(others["meta_batch_size"])
+            return super().fit(*arguments, **others)
+
+    def build(hp):
+        model = Watching(classifier(), temperature=hp["temperature"])
+        model.compile("sgd")
+        return model
+
+    space = {"temperature": (0.1, 1.0)}
+    tune(tmp_path, build, space, trials=1, epochs=1, meta_data=X, meta_batch_size=30)
+    assert seen == [30]
+
+
+def deeper(hp):
+    model = clidmu.CLIDMU(classifier(16), temperature=hp["temperature"])
+    model.compile(keras.optimizers.SGD(hp["learning_rate"]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"epochs": 3}, "epochs"),
+        ({"seed": 1}, "seed, data"),
+        ({"space": {**RANGES, "batch_size": [12]}}, "space"),
+        ({"build": deeper}, "space, model"),
+        ({"data": (X, 1 - Y)}, "data"),
+        ({"clean_data": (X, 1 - Y)}, "data"),
+        ({"meta_data": X}, "fit_arguments"),
+    ],
+)
+def test_directory_of_another_search_is_not_touched(changes, words, tuned):
     directory, _ = tuned
     files = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-    for changes in ({"epochs": 3}, {"seed": 1}, {"space": ("temperature",)}):
-        with pytest.raises(ValueError, match="holds another search: .* overwrite=True"):
-            tune(directory, **changes)
+    with pytest.raises(UserError, match=f"differs in {words}: .* overwrite=True"):
+        tune(directory, **{"clean_data": (X, Y), **changes})
     assert {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()} == files
+
+
+def not_compiled(hp):
+    return clidmu.CLIDMU(classifier())
 
 
 @pytest.mark.parametrize(
@@ -581,20 +633,65 @@ def test_directory_of_another_search_is_not_touched(tuned):
         ({"objective": "accuracy"}, "objective must be one of"),
         ({"objective": "clean_accuracy"}, "needs clean_data"),
         ({"holdout": 1.0}, "between 0 and 1; received 1.0"),
-        ({"space": ("colour",)}, "received 'colour'"),
+        ({"batch_size": 0}, "batch_size takes whole numbers, .* received 0"),
+        ({"verbose": 1}, "tune passes a verbose of its own to fit"),
+        ({"data": (X, Y[:-1])}, "arrays of one length"),
+        ({"data": X[0, 0]}, "data must be"),
+        ({"build": not_compiled}, "received a CLIDMU that is not compiled"),
+        ({"build": lambda hp: classifier()}, "compiled model .* received a Sequential"),
+        ({"build": build_plain, "space": {}}, "does not exist"),
+        ({"build": lambda hp: compiled(), "space": {}}, "nothing to search"),
+        ({"space": ("temperature",)}, "space must be a dict"),
     ],
 )
 def test_tune_refuses_what_it_cannot_use(changes, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, KeyError), match=words):
         tune(tmp_path / "search", **changes)
     assert not os.listdir(tmp_path)
 
 
-def test_tune_refuses_data_of_two_lengths_and_a_schedule(tmp_path):
-    with pytest.raises(ValueError, match="arrays of one length"):
-        clidmu.tune(build_classifier, (X, Y[:-1]), directory=tmp_path / "search")
-    with pytest.raises(ValueError, match="data must be"):
-        clidmu.tune(build_classifier, X[0, 0], directory=tmp_path / "search")
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
-    with pytest.raises(ValueError, match="follows a schedule"):
-        tune(tmp_path / "search", optimizer=keras.optimizers.SGD(schedule))
+def compiled():
+    model = not_compiled(None)
+    model.compile("sgd")
+    return model
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ((0.0, 1.0), "log scale, so it must start above 0; received .0.0, 1.0."),
+        ((2, 1), "two numbers, the lower one first; received .2, 1."),
+        ((1, 2, 3), "list of values of one kind, or a tuple of two numbers"),
+        ((True, 3), "list of values of one kind"),
+        ([], "list of values of one kind"),
+        ([1, "two"], "list of values of one kind"),
+        ([True, 2], "list of values of one kind"),
+        ("wnet", "list of values of one kind"),
+    ],
+)
+def test_range_that_is_none_is_named(values, words):
+    with pytest.raises(UserError, match=r"space\['colour'\].*" + words):
+        space.space_of_ranges({"colour": values})
+
+
+@pytest.mark.parametrize("values", [[0, 10], [0.5], (0, 10), (1.0, 2.0), ["a"]])
+def test_batch_size_takes_whole_numbers(values):
+    with pytest.raises(UserError, match=r"space\['batch_size'\] takes whole numbers"):
+        space.space_of_ranges({"batch_size": values})
+
+
+def test_ranges_are_drawn_as_they_are_written():
+    ranges = {
+        "rate": (1e-4, 1),
+        "units": (1, 3),
+        "net": ["wnet", "vri"],
+        "size": [1, 0.5],
+        "balance": [True, False],
+    }
+    rate, units, net, size, balance = space.space_of_ranges(ranges).space
+    assert (rate.min_value, rate.max_value, rate.sampling) == (1e-4, 1.0, "log")
+    assert {units.random_sample(seed) for seed in range(30)} == {1, 2, 3}
+    assert net.values == ["wnet", "vri"] and size.values == [1.0, 0.5]
+    assert set(balance.values) == {True, False}
+    with pytest.raises(UserError, match="can't hold 'epochs', .* tuner='hyperband'"):
+        space.space_of_ranges({"epochs": [1, 2]})

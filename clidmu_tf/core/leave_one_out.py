@@ -2,14 +2,20 @@
 
 A virtual step of the last Dense layer alone needs no second pass through the network.
 With f and z the features and logits of N examples, u_k = ∂ℓ_k/∂z_k the slope of each
-one's loss (p_k − y_k of cross-entropy) and w_k its weight, the layer's step along the
-weighted loss of all examples but j moves the logits of j by
+one's loss (p_k − y_k of cross-entropy), the layer's step along the weighted loss of all
+examples but j moves the logits of j by
 
-    ẑ_j = z_j − η Σ_{k≠j} w_k / (S − w_j) · (f_j·f_k + 1) u_k,   S = Σ_k w_k
+    ẑ_j = z_j − η Δ_j,   Δ_j = Σ_{k≠j} v_jk (f_j·f_k + 1) u_k
 
-So one batch teaches and judges at once, and no label speaks for itself: with the
-diagonal kept every label votes for its own weight, and with S in the place of S − w_j
-it votes for it through the weights of the others.
+where v_jk is the share of k in the weight of all but j. Three things are held fixed,
+so that to trust one label more than another is all that can be gained:
+
+- No label speaks for itself. With the diagonal kept each would vote for its own weight,
+  and with shares among all of them it would through the weights of the others.
+- Every given class keeps the part of the weight that it has of the examples.
+- The step keeps its length, ‖Δ‖ over all examples: only where it points is judged.
+  Otherwise weight moves from what is learnt to what is not, right or wrong, for a
+  longer step.
 """
 
 import tensorflow as tf
@@ -22,7 +28,8 @@ def leave_one_out_logits(
     logits: tf.Tensor,
     slopes: tf.Tensor,
     weights: tf.Tensor,
-    learning_rate: tf.Tensor,
+    groups: tf.Tensor,
+    learning_rate: float | tf.Tensor,
 ) -> tf.Tensor:
     """The logits of every example after a step of the head on all the others.
 
@@ -30,33 +37,50 @@ def leave_one_out_logits(
         features: `(n, d)`, what the head reads.
         logits: `(n, num_classes)`.
         slopes: `(n, num_classes)`, u, each example's loss differentiated by its own
-            logits.
-        weights: `(n,)`, 0 or above, on no particular scale; 0 of a row that holds no
-            example. The result is differentiable by them, and by the slopes.
+            logits; zeros of a row that holds no example.
+        weights: `(n,)`, 0 or above, on any scale in each group. The result is
+            differentiable by them, and by the slopes.
+        groups: `(n, g)`, rows that sum to one: each keeps its part of the weight.
+            The given labels, or a column of ones where all are one group; zeros of a
+            row that holds no example.
         learning_rate: η of the step.
 
     Returns:
         `(n, num_classes)`.
     """
+    push = leave_one_out_push(features, slopes, weights, groups)
+    length = tf.norm(push)
+    kept = tf.math.divide_no_nan(tf.stop_gradient(length), length)
+    return logits - tf.cast(learning_rate, logits.dtype) * kept * push
+
+
+def leave_one_out_push(
+    features: tf.Tensor, slopes: tf.Tensor, weights: tf.Tensor, groups: tf.Tensor
+) -> tf.Tensor:
+    """Δ of every example, `(n, num_classes)`: see `leave_one_out_logits`."""
     kernel = tf.matmul(features, features, transpose_b=True) + 1.0
     kernel = tf.linalg.set_diag(kernel, tf.zeros_like(kernel[0]))
-    push = tf.matmul(kernel, weights[:, None] * slopes)
-    total = tf.reduce_sum(weights)
+    within = kernel * tf.matmul(groups, groups, transpose_b=True)
+    size = tf.linalg.matvec(groups, tf.reduce_sum(groups, axis=0))
+    total = group_totals(weights, groups)
+    # To the judges of another group an example is one of all its group's; to those of
+    # its own, one of all but the judge.
+    share = tf.math.divide_no_nan(size * weights, total)[:, None] * slopes
     others = total - weights
-    # One example alone has no others, and stays.
     others = tf.where(others > SMALLEST_TOTAL * total, others, tf.zeros_like(others))
-    return logits - learning_rate * tf.math.divide_no_nan(push, others[:, None])
+    own = tf.math.divide_no_nan(tf.maximum(size - 1.0, 0.0), others)
+    push = tf.matmul(kernel, share) - tf.matmul(within, share)
+    push += own[:, None] * tf.matmul(within, weights[:, None] * slopes)
+    return push / tf.maximum(tf.reduce_sum(groups) - 1.0, 1.0)
 
 
-def mean_over_classes(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """The mean over the given classes of the mean of each, a scalar.
+def group_totals(values: tf.Tensor, groups: tf.Tensor) -> tf.Tensor:
+    """To each example the sum over its group: `(n,)` and `(n, g)` → `(n,)`."""
+    sums = tf.linalg.matvec(groups, values, transpose_a=True)
+    return tf.linalg.matvec(groups, sums)
 
-    Args:
-        values: `(n,)`.
-        targets: `(n, num_classes)`, the given labels; zeros of a row that holds none.
-    """
-    sizes = tf.reduce_sum(targets, axis=0)
-    means = tf.linalg.matvec(targets, values, transpose_a=True)
-    means = tf.math.divide_no_nan(means, sizes)
-    given = tf.cast(sizes > 0, values.dtype)
-    return tf.reduce_sum(means) / tf.reduce_sum(given)
+
+def balanced(weights: tf.Tensor, groups: tf.Tensor) -> tf.Tensor:
+    """Weights over the mean of their group, `(n,)`; 0 where a group has none."""
+    size = tf.linalg.matvec(groups, tf.reduce_sum(groups, axis=0))
+    return tf.math.divide_no_nan(weights * size, group_totals(weights, groups))

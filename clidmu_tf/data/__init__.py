@@ -1,6 +1,8 @@
 """Where examples come from, and the batches that are made of them."""
 
 import dataclasses
+import os
+import typing
 
 import numpy as np
 
@@ -8,6 +10,9 @@ from clidmu_tf.data.folder import folder
 from clidmu_tf.data.pipeline import evaluation_batches, training_batches
 from clidmu_tf.data.sources import Source, Split, digits
 from clidmu_tf.errors import UserError
+
+if typing.TYPE_CHECKING:  # it comes with TFDS
+    from clidmu_tf.data.preparation import Prepared
 
 __all__ = [
     "Source",
@@ -20,20 +25,20 @@ __all__ = [
 
 
 def load(
-    name,
+    name: str,
     *,
-    data_dir=None,
-    label_key="label",
-    clean_label_key="",
-    train_split="train",
-    test_split="",
-    image_size=0,
-    resize_size=0,
-    holdout=0.1,
-    on_bad_image="refuse",
-    train_examples=0,
-    seed=0,
-):
+    data_dir: str | os.PathLike[str] | None = None,
+    label_key: str = "label",
+    clean_label_key: str = "",
+    train_split: str = "train",
+    test_split: str = "",
+    image_size: int = 0,
+    resize_size: int = 0,
+    holdout: float = 0.1,
+    on_bad_image: str = "refuse",
+    train_examples: int = 0,
+    seed: int = 0,
+) -> Source:
     """Loads a data set by name.
 
     Args:
@@ -131,7 +136,13 @@ def _check(name, image_size, resize_size, holdout, on_bad_image):
         )
 
 
-def prepare(name, *, manual_dir, data_dir=None, size=0):
+def prepare(
+    name: str,
+    *,
+    manual_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    size: int = 0,
+) -> "Prepared":
     """Prepares a data set that a person obtained, without any network.
 
     Every image is decoded once. Good ones are stored with the bytes they have, in an

@@ -6,7 +6,12 @@ on its own index, label and input alone: the first `k` noisy labels are the nois
 of the first `k` labels (given `num_classes`: `None` reads it off the labels).
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
+
+Array = np.ndarray | Sequence
+Mistakes = Mapping[int, int] | Sequence[int]  # what each class turns into
 
 # CIFAR-10: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
 CIFAR10_PAIRS = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -24,7 +29,9 @@ CIFAR100_SUPERCLASSES = (
 # fmt: on
 
 
-def symmetric(labels, rate, seed, num_classes=None):
+def symmetric(
+    labels: Array, rate: float, seed: int, num_classes: int | None = None
+) -> np.ndarray:
     """Redraws a label uniformly over all classes with probability `rate`.
 
     A redrawn label may come out right: `rate * (C - 1) / C` of the labels are wrong
@@ -60,7 +67,13 @@ def symmetric(labels, rate, seed, num_classes=None):
     return _replace(labels, hit < rate, (which * num_classes).astype(int))
 
 
-def asymmetric(labels, rate, seed, num_classes=None, mapping=None):
+def asymmetric(
+    labels: Array,
+    rate: float,
+    seed: int,
+    num_classes: int | None = None,
+    mapping: Mistakes | None = None,
+) -> np.ndarray:
     """Turns a label into one fixed other class with probability `rate`.
 
     See Patrini et al., 2017, "Making deep neural networks robust to label noise".
@@ -92,7 +105,9 @@ def asymmetric(labels, rate, seed, num_classes=None, mapping=None):
     return _replace(labels, rng.random(len(labels)) < rate, targets[labels])
 
 
-def flip2(labels, rate, seed, num_classes=None):
+def flip2(
+    labels: Array, rate: float, seed: int, num_classes: int | None = None
+) -> np.ndarray:
     """Turns a label into one of two other classes, with probability `rate / 2` each.
 
     The two classes that a class is mistaken for are chosen at random by the seed
@@ -124,7 +139,7 @@ def flip2(labels, rate, seed, num_classes=None):
     return _replace(labels, hit < rate, targets[labels, (which * 2).astype(int)])
 
 
-def hierarchical(labels, rate, seed, groups):
+def hierarchical(labels: Array, rate: float, seed: int, groups: Array) -> np.ndarray:
     """Turns a label into another class of its superclass with probability `rate`.
 
     Each other class of the superclass is equally likely; a class that is alone in its
@@ -163,7 +178,13 @@ def hierarchical(labels, rate, seed, groups):
     return _replace(labels, hit < rate, members[first + place])
 
 
-def instance(labels, rate, seed, inputs, num_classes=None):
+def instance(
+    labels: Array,
+    rate: float,
+    seed: int,
+    inputs: Array,
+    num_classes: int | None = None,
+) -> np.ndarray:
     """Noise that depends on the input: unlike others, some inputs are easily mistaken.
 
     Example i is mistaken with its own probability q_i, drawn from normal(rate, 0.1²);
@@ -200,8 +221,8 @@ def instance(labels, rate, seed, inputs, num_classes=None):
     labels, num_classes, _ = _checked(labels, rate, seed, num_classes)
     inputs = np.asarray(inputs)
     if inputs.ndim < 1 or len(inputs) != len(labels):
-        found = f"shape {inputs.shape}" if inputs.ndim else inputs
-        raise ValueError(f"inputs must have {len(labels)} rows; received {found}.")
+        received = f"shape {inputs.shape}" if inputs.ndim else inputs
+        raise ValueError(f"inputs must have {len(labels)} rows; received {received}.")
     # One stream for the examples and one per class: a matrix is drawn when its class
     # comes up, so that only one is held at a time.
     examples, *matrices = np.random.SeedSequence(seed).spawn(1 + num_classes)
@@ -224,7 +245,7 @@ def _none(labels, rate, seed, num_classes=None):
 
 
 # Each kind of noise, and the options of `apply` that it takes.
-NOISES = {
+NOISES: dict[str, tuple[Callable[..., np.ndarray], tuple[str, ...]]] = {
     "none": (_none, ("num_classes",)),
     "symmetric": (symmetric, ("num_classes",)),
     "asymmetric": (asymmetric, ("num_classes", "mapping")),
@@ -235,8 +256,16 @@ NOISES = {
 
 
 def apply(
-    kind, labels, rate, seed, *, num_classes, inputs=None, mapping=None, groups=None
-):
+    kind: str,
+    labels: Array,
+    rate: float,
+    seed: int,
+    *,
+    num_classes: int,
+    inputs: Array | None = None,
+    mapping: Mistakes | None = None,
+    groups: Array | None = None,
+) -> np.ndarray:
     """Applies the noise named `kind`, one of `NOISES`.
 
     Args:
@@ -268,7 +297,9 @@ def apply(
     return function(labels, rate, seed, **{name: given[name] for name in takes})
 
 
-def _checked(labels, rate, seed, num_classes, fewest=2):
+def _checked(
+    labels: Array, rate: float, seed: int, num_classes: int | None, fewest: int = 2
+) -> tuple[np.ndarray, int, np.random.Generator]:
     """Returns the labels as an array, the number of classes and a generator."""
     labels = _integers("labels", labels)
     if not 0 <= rate <= 1:  # NaN fails too
@@ -284,12 +315,14 @@ def _checked(labels, rate, seed, num_classes, fewest=2):
     if num_classes - 1 > np.iinfo(labels.dtype).max:
         raise ValueError(f"labels of {labels.dtype} cannot hold {num_classes} classes.")
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        found = f"values from {labels.min()} to {labels.max()}"
-        raise ValueError(f"labels must lie in [0, {num_classes}); received {found}.")
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}); received values from "
+            f"{labels.min()} to {labels.max()}."
+        )
     return labels, num_classes, np.random.default_rng(seed)
 
 
-def _integers(name, values):
+def _integers(name: str, values: Array) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise ValueError(
@@ -323,6 +356,8 @@ def _mapping_table(mapping, num_classes):
 
 def _truncated_normal(uniform, mean, deviation):
     """Uniform to normal, cut off evenly within [0, 1], by a table of the inverse."""
+    # scipy.stats.truncnorm is the same but for the table's 1e-6, which would move the
+    # draws of every seed, and can't have the reach of 0 that the rates 0 and 1 ask for.
     reach = min(mean, 1 - mean)
     grid = np.linspace(-reach, reach, 2001)
     density = np.exp(-0.5 * (grid / deviation) ** 2)

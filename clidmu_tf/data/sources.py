@@ -3,8 +3,6 @@
 import dataclasses
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from clidmu_tf.data.records import Records
 
@@ -81,6 +79,8 @@ class Source:
 
 def digits():
     """Scikit-learn's 8×8 digits, 1,297 to train on and 500 to test on."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype("uint8")[..., None]
     everything = Split(
@@ -104,6 +104,8 @@ def split_by_class(labels, test_size, seed):
         test_size: How many, or which share, to test on.
         seed: Decides which.
     """
+    from sklearn.model_selection import train_test_split
+
     train, test = train_test_split(
         np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed
     )

@@ -4,7 +4,6 @@ import pathlib
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from clidmu_tf.core.losses import clid
@@ -310,4 +309,6 @@ class MetricsLog(keras.callbacks.Callback):
 
     def write(self):
         """Writes the rows so far."""
+        import pandas as pd
+
         write_text(self.path, pd.DataFrame(self.rows).to_csv(index=False))

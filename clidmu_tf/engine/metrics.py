@@ -6,7 +6,7 @@ from clidmu_tf.core.losses import clid
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class CLID(keras.metrics.Metric):
+class CLID(keras.metrics.Mean):
     """Mean of [`clid`](losses.py) over batches of features and logits.
 
     CLID depends on the batch size: to compare two values, compute both in
@@ -29,8 +29,6 @@ class CLID(keras.metrics.Metric):
     def __init__(self, temperature=0.5, name="clid", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.temperature = check_temperature(temperature)
-        self.total = self.add_variable((), "zeros", name="total")
-        self.count = self.add_variable((), "zeros", name="count")
 
     def update_state(self, features, logits, sample_weight=None):
         """Adds one batch.
@@ -40,16 +38,9 @@ class CLID(keras.metrics.Metric):
             logits: `(n, num_classes)`.
             sample_weight: Not used: CLID has no per-example terms to weight.
         """
-        value = clid(
-            keras.ops.cast(features, self.dtype),
-            keras.ops.cast(logits, self.dtype),
-            self.temperature,
-        )
-        self.total.assign_add(value)
-        self.count.assign_add(1)
-
-    def result(self):
-        return keras.ops.divide_no_nan(self.total, self.count)
+        features = keras.ops.cast(features, self.dtype)
+        logits = keras.ops.cast(logits, self.dtype)
+        super().update_state(clid(features, logits, self.temperature))
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}

@@ -249,6 +249,11 @@ class NoisyLabelModel(ClassifierModel):
         # Without AutoGraph, as elsewhere: it would wrap what a step raises in a page.
         return tf.function(function, jit_compile=True, autograph=False)
 
+    def piece(self):
+        """How a step that talks to other replicas compiles what lies in between."""
+        apart = self.is_distributed and self._jit
+        return functools.partial(tf.function, jit_compile=True) if apart else _as_it_is
+
     def forward(self):
         """Returns how a step goes forward here: `(theta, state, x) → Forward`."""
         if not self.is_distributed:
@@ -322,6 +327,10 @@ class _Conductor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_logs(logs)
         self.model.leave_epoch()
+
+
+def _as_it_is(function):
+    return function
 
 
 def input_shape(x):

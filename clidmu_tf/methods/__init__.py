@@ -9,6 +9,7 @@ from clidmu_tf.methods.gce import GCE
 from clidmu_tf.methods.label_smoothing import LabelSmoothing
 from clidmu_tf.methods.mae import MAE
 from clidmu_tf.methods.mixup import MixUp
+from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "label_smoothing": LabelSmoothing,
     "mae": MAE,
     "mixup": MixUp,
+    "mlnt": MLNT,
     "mw_net": MWNet,
     "noisy_mw_net": NoisyMWNet,
     "small_loss": SmallLoss,

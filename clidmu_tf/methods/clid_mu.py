@@ -147,16 +147,16 @@ class CLIDMU(Reweighting):
             return super().step(kind, forward, values, x, batch)
         here = forward(values["theta"], values["state"], x)
         classes = [values["slots"][name] for name in CLASS_SLOTS]
-        examples = self._judges(here, values, batch)
+        examples = self._judges(here, values, batch, of_all=True)
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":
             meta_loss, meta_gradient = self._judge(
-                phi, examples, classes, batch["noise"], values["learning_rate"]
+                phi, examples, batch["noise"], values["learning_rate"]
             )
             phi = self._update_weight_net(meta_gradient)
         loss = mean_cross_entropy(batch)
         if kind != "warmup":
-            loss = self.weighting.loss(batch, classes)
+            loss = self._shared_loss(phi, here, values, batch, classes)
         gradient = real_gradient(loss, phi, here)
         logs, slots = self.report(
             kind, loss, phi, here, batch, classes, meta_loss, meta_gradient
@@ -165,19 +165,19 @@ class CLIDMU(Reweighting):
         slots |= dict(zip(judges.SLOTS, kept, strict=True))
         return StepResult(gradient, here.state, here.logits, logs, slots)
 
-    def _judge(self, phi, examples, classes, noise, learning_rate):
+    def _judge(self, phi, examples, noise, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
         if noise is not None:
             noise = noise[0, : tf.shape(examples.logits)[0]]
         rate = tf.cast(learning_rate, examples.logits.dtype)
         with tf.GradientTape() as tape:
             tape.watch(phi)
-            loss = judges.verdict(self.weighting, phi, examples, classes, noise, rate)
+            loss = judges.verdict(self.weighting, phi, examples, noise, rate)
         return loss, tape.gradient(loss, phi, unconnected_gradients="zero")
 
-    def _judges(self, here, values, batch):
-        """The batch and those before it, of all replicas whatever the losses see."""
-        apart = self.is_distributed and self.batch_scope == "replica"
+    def _judges(self, here, values, batch, of_all=False):
+        """The batch and those before it; of all replicas, whatever their losses see."""
+        apart = of_all and self.is_distributed and self.batch_scope == "replica"
         gather = (Replicas() if apart else Alone()).gather
         theta, state = values["theta"], values["state"]
         return judges.judges(
@@ -186,7 +186,31 @@ class CLIDMU(Reweighting):
             gather(batch["targets"]),
             [values["slots"][name] for name in judges.SLOTS],
             lambda features: self.network.head_logits(theta, state, features),
+            self.weighting.class_balance,
         )
+
+    def _shared_loss(self, phi, here, values, batch, classes):
+        """L_w of the real step: weights are shared out as the judges saw them."""
+        if self.weighting.masks:
+            return self.weighting.loss(batch, classes)
+        examples = self._judges(here, values, batch)
+        size = tf.shape(batch["targets"])[0]
+        weights = judges.batch_weights(self.weighting, phi, examples, size)
+        weights = tf.stop_gradient(weights) * batch["sample_weight"]
+        weighted = mean_cross_entropy({**batch, "sample_weight": weights})
+
+        def training_loss(phi, features, logits, virtual):
+            loss = weighted(phi, features, logits, virtual)
+            if self.prior_penalty:
+                loss += self.weighting.penalty(logits, classes)
+            return loss
+
+        return training_loss
+
+    def check_logs(self, logs):
+        # What judges, judges apart from the scale: weights near zero are no collapse.
+        is_free = self.judged_by_labels and not self.weighting.masks
+        super().check_logs({**logs, "mean_weight": 1.0} if is_free else logs)
 
 
 def _check_noisy_mae(virtual_scope, feature_layer):

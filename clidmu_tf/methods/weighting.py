@@ -33,16 +33,12 @@ class Weighting:
 
     def loss(self, batch, classes):
         """L_w of a batch: `(phi, features, logits, virtual) → scalar`."""
-        _, count, prediction = classes
-        prior = count / tf.reduce_sum(count)
         of_labels = self._masked if self.masks else self._weighted
 
         def training_loss(phi, features, logits, virtual):
             loss = of_labels(phi, features, logits, batch, classes, virtual)
             if self.prior_penalty:
-                loss += self.prior_penalty * prior_penalty(
-                    logits, prior, prediction, batch_share(logits)
-                )
+                loss += self.penalty(logits, classes)
             return loss
 
         return training_loss
@@ -74,15 +70,27 @@ class Weighting:
         """VRI's mask of the logits `(n, num_classes)`, and its divergence."""
         return self._apply(phi, tf.stop_gradient(features), targets, noise)
 
+    def log_weights(self, phi, losses):
+        """The logarithms of WNet's weights, `(n,)`."""
+        return self._apply(phi, tf.stop_gradient(losses), log=True)
+
+    def penalty(self, logits, classes):
+        """λ·KL(given labels' shares ‖ mean prediction), a scalar."""
+        _, count, prediction = classes
+        prior = count / tf.reduce_sum(count)
+        return self.prior_penalty * prior_penalty(
+            logits, prior, prediction, batch_share(logits)
+        )
+
     def balanced(self, weights, targets, classes):
         """Weights over the mean weight of their given class."""
         if not self.class_balance:
             return weights
         return weights / tf.linalg.matvec(targets, classes[0])
 
-    def _apply(self, phi, *inputs):
+    def _apply(self, phi, *inputs, **options):
         fixed = [v.value for v in self.weight_net.non_trainable_variables]
-        return self.weight_net.stateless_call(phi, fixed, *inputs)[0]
+        return self.weight_net.stateless_call(phi, fixed, *inputs, **options)[0]
 
 
 def batch_share(logits):

@@ -15,6 +15,8 @@ class WNet(keras.layers.Layer):
 
     Call arguments:
         losses: `(n,)`, the cross-entropy of each example.
+        log: Whether to return the logarithms of the weights, which are exact however
+            small these are.
 
     Returns:
         `(n,)` in (0, 1).
@@ -60,8 +62,12 @@ class WNet(keras.layers.Layer):
         if not self.built:
             self.build()
 
-    def call(self, losses):
-        return ops.squeeze(self.weight(self.hidden(losses[:, None])), axis=-1)
+    def call(self, losses, log=False):
+        hidden = self.hidden(losses[:, None])
+        if log:
+            scores = ops.matmul(hidden, self.weight.kernel) + self.weight.bias
+            return ops.squeeze(ops.log_sigmoid(scores), axis=-1)
+        return ops.squeeze(self.weight(hidden), axis=-1)
 
     def get_config(self):
         return {

@@ -1,12 +1,16 @@
 """Which labels are likely wrong, one row an example, without a clean label."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.engine.callbacks import SnapshotEnsemble
 from clidmu_tf.engine.network import at_least_float32
 from clidmu_tf.nets.features import features_and_logits
 
@@ -15,8 +19,16 @@ THRESHOLD = 0.5
 
 
 def audit(
-    model, x, y=None, *, snapshots=None, ids=None, paths=None, batch_size=100, verbose=0
-):
+    model: keras.Model,
+    x: Any,
+    y: ArrayLike | None = None,
+    *,
+    snapshots: SnapshotEnsemble | None = None,
+    ids: ArrayLike | None = None,
+    paths: ArrayLike | None = None,
+    batch_size: int = 100,
+    verbose: int = 0,
+) -> pd.DataFrame:
     """Says of each label how likely it is wrong, and what it might be instead.
 
     A label's quality is `p_given / (p_given + p_other)`, with `p` the predicted
@@ -92,8 +104,8 @@ def audit(
     )
     check_labels(labels, num_classes)
     columns = {
-        **_named("id", ids, len(given)),
-        **_named("path", paths, len(given)),
+        **_optional_column("id", ids, len(given)),
+        **_optional_column("path", paths, len(given)),
         "given_label": given,
         "suggested_label": suggested,
         "label_quality": quality,
@@ -121,13 +133,13 @@ def _scorer(model, snapshots):
     """A compiled function of a batch: what its rows of the table say."""
     classifier = getattr(model, "classifier", model)
     members = [classifier] if snapshots is None else snapshots.members()
-    insides = [features_and_logits(member) for member in members]
-    now = insides[0] if snapshots is None else features_and_logits(classifier)
-    num_classes = insides[0].outputs[1].shape[-1]
+    voters = [features_and_logits(member) for member in members]
+    current = voters[0] if snapshots is None else features_and_logits(classifier)
+    num_classes = voters[0].outputs[1].shape[-1]
     weigh = getattr(model, "weigh", lambda x, y: None)
 
     def score(x, y):
-        logits = [at_least_float32(inside(x, training=False)[1]) for inside in insides]
+        logits = [at_least_float32(voter(x, training=False)[1]) for voter in voters]
         probabilities = tf.reduce_mean(tf.nn.softmax(tf.stack(logits)), axis=0)
         targets = to_targets(y, num_classes)
         given = tf.argmax(targets, axis=-1)
@@ -135,7 +147,7 @@ def _scorer(model, snapshots):
         own = tf.reduce_max(tf.where(is_given, probabilities, 0.0), axis=-1)
         other = tf.reduce_max(tf.where(is_given, 0.0, probabilities), axis=-1)
         suggested = tf.where(own >= other, given, tf.argmax(probabilities, axis=-1))
-        losses = cross_entropy(at_least_float32(now(x, training=False)[1]), targets)
+        losses = cross_entropy(at_least_float32(current(x, training=False)[1]), targets)
         weights = weigh(x, y)
         if weights is None:
             weights = tf.fill(tf.shape(own), np.nan)
@@ -144,7 +156,7 @@ def _scorer(model, snapshots):
     return tf.function(score, reduce_retracing=True), num_classes
 
 
-def _named(name, values, count):
+def _optional_column(name, values, count):
     if values is None:
         return {}
     if len(values) != count:

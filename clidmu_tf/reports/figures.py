@@ -1,13 +1,21 @@
-"""The pictures of a run."""
+"""The pictures of a run, drawn without pyplot, whose backend is the user's choice."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import IO
 
 import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
+from clidmu_tf.nets.weight_nets import WNet
 
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+Row = Mapping[str, float]  # the numbers of an epoch, by name
+Panel = tuple[str, Mapping[str, str]]  # a title; what is drawn there, with its label
+Destination = str | os.PathLike[str] | IO[bytes]  # a file, by path or open
 
-PANELS = [
+PANELS: list[Panel] = [
     ("Accuracy", {"accuracy": "train, given labels", "val_accuracy": "test"}),
     ("Loss", {"loss": "train, weighted", "val_loss": "test"}),
     ("CLID", {"snapshot_clid": "fixed training examples"}),
@@ -17,21 +25,26 @@ PANELS = [
 PANEL = (4.4, 3.2)  # inches
 
 
-def curves(rows, path, panels=PANELS, format="png"):
+def curves(
+    rows: Sequence[Row],
+    path: Destination,
+    panels: Sequence[Panel] = PANELS,
+    format: str = "png",
+) -> None:
     """Draws accuracy, loss, CLID and mean weight over the epochs.
 
     Args:
         rows: One dict of numbers an epoch.
-        path: File to write.
+        path: File to write, or one that is open.
         panels: Pairs of a title and the names to draw there, with their labels.
         format: `"png"` or `"svg"`.
     """
     panels = [(t, n) for t, n in panels if any(name in rows[0] for name in n)]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), layout="constrained"
-    )
+    size = (PANEL[0] * len(panels), PANEL[1])
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     epochs = [row["epoch"] for row in rows]
-    for axis, (title, names) in zip(np.atleast_1d(axes), panels, strict=True):
+    for axis, (title, names) in zip(axes, panels, strict=True):
         for name, label in names.items():
             if name in rows[0]:
                 marker = "o" if len(rows) < 10 else None
@@ -44,22 +57,27 @@ def curves(rows, path, panels=PANELS, format="png"):
 
 
 def weights(
-    values, is_wrong, path, names=("right labels", "wrong labels"), format="png"
-):
+    values: np.ndarray,
+    is_wrong: np.ndarray | None,
+    path: Destination,
+    names: tuple[str, str] = ("right labels", "wrong labels"),
+    format: str = "png",
+) -> None:
     """Draws the weights of the labels, right against wrong ones where known.
 
     Args:
         values: `(n,)` weights with mean one.
         is_wrong: `(n,)` booleans, or `None` where the truth is unknown.
-        path: File to write.
+        path: File to write, or one that is open.
         names: What the two groups are called.
         format: `"png"` or `"svg"`.
     """
     groups = {"all labels": values}
     if is_wrong is not None:
         groups = {names[0]: values[~is_wrong], names[1]: values[is_wrong]}
-    figure, axis = plt.subplots(figsize=PANEL, layout="constrained")
-    edges = np.linspace(0, max(np.quantile(values, 0.999), 1e-3), 41)
+    figure = Figure(PANEL, layout="constrained")
+    axis = figure.subplots()
+    edges = np.linspace(0, max(np.quantile(values, 0.999), 1e-3), 41).tolist()
     for name, group in groups.items():
         if len(group):
             label = f"{name} ({len(group)}, mean {group.mean():.2f})"
@@ -73,24 +91,21 @@ def weights(
     _save(figure, path, format)
 
 
-def trials(table, names, objective, path):
+def trials(
+    table: pd.DataFrame, names: Sequence[str], objective: str, path: Destination
+) -> None:
     """Draws what a search went by over each setting that it searched.
 
     Args:
         table: A DataFrame of trials, best first.
         names: Columns of the settings.
         objective: Column of what the search went by.
-        path: PNG file to write.
+        path: PNG file to write, or one that is open.
     """
     done = table.dropna(subset=[objective])
-    figure, axes = plt.subplots(
-        1,
-        len(names),
-        figsize=(3.6 * len(names), 3.2),
-        sharey=True,
-        layout="constrained",
-    )
-    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+    figure = Figure((3.6 * len(names), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
         values = done[name]
         if values.dtype.kind in "if" and name != "warmup_epochs":
             axis.set_xscale("log" if (values > 0).all() else "symlog")
@@ -104,29 +119,26 @@ def trials(table, names, objective, path):
         axis.set_xlabel(name)
         axis.grid(alpha=0.3)
     is_oracle = objective == "clean_accuracy"
-    np.atleast_1d(axes)[0].set_ylabel(objective + (" (oracle)" if is_oracle else ""))
-    np.atleast_1d(axes)[-1].legend()
+    axes[0].set_ylabel(objective + (" (oracle)" if is_oracle else ""))
+    axes[-1].legend()
     _save(figure, path)
 
 
-def weight_curve(weight_net, losses, path, format="png"):
+def weight_curve(
+    weight_net: WNet, losses: np.ndarray, path: Destination, format: str = "png"
+) -> None:
     """Draws the weight that a WNet learnt to give to each loss, and who has it.
 
     Args:
         weight_net: A trained `WNet`.
         losses: `(n,)` cross-entropies of the labels, what the weight net sees.
-        path: File to write.
+        path: File to write, or one that is open.
         format: `"png"` or `"svg"`.
     """
     most = max(np.quantile(losses, 0.999), 1e-3)
     shown = np.linspace(0, most, 200, dtype="float32")
-    figure, (axis, below) = plt.subplots(
-        *(2, 1),
-        sharex=True,
-        height_ratios=[3, 1],
-        figsize=PANEL,
-        layout="constrained",
-    )
+    figure = Figure(PANEL, layout="constrained")
+    axis, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axis.plot(shown, np.asarray(weight_net(shown)))
     axis.set(title="The learned weight of a loss", ylabel="weight", ylim=(0, None))
     axis.grid(alpha=0.3)
@@ -135,9 +147,8 @@ def weight_curve(weight_net, losses, path, format="png"):
     _save(figure, path, format)
 
 
-def _save(figure, path, format="png"):
+def _save(figure: Figure, path: Destination, format: str = "png") -> None:
     # Without a date and random names, so that the same run draws the same file.
     metadata = {"Date": None} if format == "svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "clidmu_tf"}):
         figure.savefig(path, dpi=120, format=format, metadata=metadata)
-    plt.close(figure)

@@ -2,14 +2,18 @@
 
 import base64
 import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jinja2
+import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from clidmu_tf.nets.weight_nets import WNet
-from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import figures
 
 # What is shown of it, so that the page stays small however many examples there are.
 SUSPECTS = 60
@@ -28,8 +32,14 @@ PANELS = {
 
 
 def render(
-    issues, class_names, *, title="Label audit", images=None, rows=(), weight_net=None
-):
+    issues: pd.DataFrame,
+    class_names: Sequence[object],
+    *,
+    title: str = "Label audit",
+    images: Callable[[np.ndarray], Any] | None = None,
+    rows: Iterable[figures.Row] = (),
+    weight_net: keras.layers.Layer | None = None,
+) -> str:
     """Renders what an audit found as one self-contained HTML page.
 
     Every name on it is escaped; pictures and charts are within. It holds at most
@@ -128,7 +138,7 @@ def _suspects(issues, names, images):
     """The examples of lowest quality, with a picture of each."""
     worst = issues[issues.is_label_issue].nsmallest(SUSPECTS, "label_quality")
     name = next((c for c in ("id", "path") if c in issues), None)
-    found = [
+    suspects = [
         {
             "name": str(row[name]) if name else f"index {index}",
             "given": names[row["given_label"]],
@@ -140,18 +150,18 @@ def _suspects(issues, names, images):
     ]
     if images is not None and len(worst):
         pictures = images(worst.index.to_numpy())
-        for suspect, picture in zip(found, pictures, strict=True):
+        for suspect, picture in zip(suspects, pictures, strict=True):
             suspect["picture"] = thumbnail(picture)
-    return found
+    return suspects
 
 
-def thumbnail(image):
+def thumbnail(image: ArrayLike) -> dict[str, Any]:
     """A picture as a data URI, and its size: no larger than it need be.
 
     Args:
         image: `(height, width, channels)` with values in 0..255.
     """
-    height, width = image.shape[:2]
+    height, width = np.shape(image)[:2]
     scale = min(1.0, THUMBNAIL / max(height, width))
     if scale < 1:
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -172,7 +182,7 @@ def _charts(issues, rows, weight_net):
                 "How far the weight net trusts each label; 1 is the mean.",
                 f"Histogram of the label weights: mean {_mean(values[~flagged])} where "
                 f"the label is trusted, {_mean(values[flagged])} where it is not.",
-                plots.weights,
+                figures.weights,
                 values,
                 flagged,
                 names=("trusted", "likely wrong"),
@@ -188,19 +198,19 @@ def _charts(issues, rows, weight_net):
                 "between the classes; below, how many labels have that loss.",
                 f"The learned weight: {low:.2g} at a loss of {ends[0]:.2g}, {high:.2g} "
                 f"at {ends[1]:.2g}.",
-                plots.weight_curve,
+                figures.weight_curve,
                 weight_net,
                 losses,
             )
         )
-    for panel in plots.PANELS:
+    for panel in figures.PANELS:
         title, names = panel
         shown = [name for name in names if rows and name in rows[0]]
         if title in PANELS and shown:
             last = ", ".join(f"{names[n]} {rows[-1][n]:.3f}" for n in shown)
             alt = f"{title} over {len(rows)} epochs; in the last: {last}."
             charts.append(
-                _chart(PANELS[title], alt, plots.curves, rows, panels=[panel])
+                _chart(PANELS[title], alt, figures.curves, rows, panels=[panel])
             )
     return charts
 

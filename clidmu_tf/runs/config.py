@@ -7,7 +7,8 @@ from typing import Any
 from clidmu_tf.data import noise
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
-from clidmu_tf.tuning.search import OBJECTIVES, SEARCHABLE, TUNERS
+from clidmu_tf.tuning.search import OBJECTIVES, TUNERS
+from clidmu_tf.tuning.space import BATCH_SIZE, META_BATCH_SIZE, WARMUP
 
 TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
 # What only a method with a weight net makes use of, besides settings of its own.
@@ -152,8 +153,8 @@ class RunSettings:
     )
     tune_space: str = setting(
         "temperature,batch_size",
-        "Comma-separated settings to search, around the values that they have here; "
-        f"of: {', '.join(SEARCHABLE)}.",
+        "Comma-separated settings to search, around the values that they have here: "
+        "batch_size, learning_rate, and what the method has to search.",
     )
 
 
@@ -238,6 +239,17 @@ class Config(OfMethods):
         others -= {*flags_of(self.method)}
         used = {field.name for field in dataclasses.fields(self)} - others
         return self.given(but=used)
+
+    def searchable(self):
+        """Returns what may be searched, and how: `tuning.space` says."""
+        found = {"batch_size": BATCH_SIZE, "learning_rate": 10}
+        if METHODS[self.method].takes_meta_optimizer:
+            found |= {"meta_learning_rate": 10, "meta_batch_size": META_BATCH_SIZE}
+        for flag, (_, declared) in flags_of(self.method).items():
+            how = WARMUP if declared.setting.in_epochs else declared.setting.search
+            if how is not None:
+                found[flag] = how
+        return found
 
     def method_settings(self, steps):
         """Returns what the method's constructor is given.

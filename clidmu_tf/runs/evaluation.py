@@ -33,9 +33,9 @@ class Evaluation(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        found = self.test()
-        check_finite("val_loss", found["loss"], epoch)
-        logs.update({f"val_{name}": value for name, value in found.items()})
+        scores = self.test()
+        check_finite("val_loss", scores["loss"], epoch)
+        logs.update({f"val_{name}": value for name, value in scores.items()})
         if self.holdout:
             logs["noisy_accuracy"] = self.holdout()["accuracy"]
 
@@ -66,7 +66,8 @@ def evaluator(measure, split, source, config):
     """Returns a function, to be called as often as needed, that measures a split.
 
     It returns the mean loss, the accuracy, and the top-5 accuracy where that is
-    reported.
+    reported. `Model.evaluate` would have all workers take part, of whom only the chief
+    measures, and adds up in float32.
     """
     # Made once: to make a pipeline takes longer than to read a small one.
     batches = data.evaluation_batches(
@@ -76,8 +77,8 @@ def evaluator(measure, split, source, config):
     def evaluate():
         sums = np.sum([measure(x, y).numpy() for x, y in batches], axis=0, dtype=float)
         loss, accuracy, top5 = (sums / len(split)).tolist()
-        found = {"accuracy": accuracy, "loss": loss}
-        return found | {metric.name: top5 for metric in top5_metrics(source)}
+        scores = {"accuracy": accuracy, "loss": loss}
+        return scores | {metric.name: top5 for metric in top5_metrics(source)}
 
     return evaluate
 
@@ -97,10 +98,10 @@ def reference_clid(model, source, config):
     """
     count = min(config.meta_examples, len(source.holdout))
     size = min(REFERENCE_BATCH, count)
-    found = data.evaluation_batches(
+    batches = data.evaluation_batches(
         source.holdout.take(np.arange(count // size * size)),
         batch_size=size,
         image_shape=source.image_shape,
     )
     measure = clid_of(model.classifier, model.feature_layer, REFERENCE_TEMPERATURE)
-    return float(np.mean([measure(x).numpy() for x, _ in found]))
+    return float(np.mean([measure(x).numpy() for x, _ in batches]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from clidmu_tf import data
 from clidmu_tf.files import write_atomically, write_text
-from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import figures
 from clidmu_tf.reports import page as report
 from clidmu_tf.reports.audit import audit
 
@@ -58,10 +58,10 @@ def write(config, source, model, workdir, snapshots, rows):
 
 def images_at(source, positions):
     """The training images at these positions, `(k, height, width, channels)`."""
-    found = data.evaluation_batches(
+    batches = data.evaluation_batches(
         source.train.take(positions), batch_size=100, image_shape=source.image_shape
     )
-    return np.concatenate([x for x, _ in found.as_numpy_iterator()])
+    return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
 
 
 def draw_weights(issues, split, workdir):
@@ -72,5 +72,5 @@ def draw_weights(issues, split, workdir):
     is_wrong = split.labels != split.clean_labels if known else None
     weights = issues.weight.to_numpy()
     write_atomically(
-        workdir.weights, lambda file: plots.weights(weights, is_wrong, file)
+        workdir.weights, lambda file: figures.weights(weights, is_wrong, file)
     )

@@ -20,25 +20,25 @@ def prepare(config):
     """Prepares `--dataset` from `--manual_dir`, or finds that it is prepared."""
     # TFDS draws its progress bars itself; of its log, warnings will do.
     logging.getLogger("tensorflow_datasets").setLevel(logging.WARNING)
-    found = data.prepare(
+    prepared = data.prepare(
         config.dataset,
         manual_dir=config.manual_dir,
         data_dir=config.data_dir or None,
         size=config.prepare_size,
     )
-    print(f"\n{found.name}\n")
+    print(f"\n{prepared.name}\n")
     print(f"{'split':<22}{'images':>11}{'published':>11}{'left out':>11}")
-    for split, count in found.counts.items():
-        bad = sum(n for (where, _), n in found.bad.items() if where == split)
-        published = found.published.get(split)
+    for split, count in prepared.counts.items():
+        bad = sum(n for (where, _), n in prepared.bad.items() if where == split)
+        published = prepared.published.get(split)
         published = "unknown" if published is None else f"{published:,}"
         print(f"{split:<22}{count:>11,}{published:>11}{bad:>11,}")
-    if found.bad:
+    if prepared.bad:
         print(f"\n{'left out of':<22}{'because':<30}{'entries':>14}")
-        for (split, reason), count in sorted(found.bad.items()):
+        for (split, reason), count in sorted(prepared.bad.items()):
             print(f"{split:<22}{reason:<30}{count:>14,}")
-        print(f"\nEach is named in {found.report}")
-    print(f"\nThe data lie in {found.path}\nTrain with: {train_command(config)}")
+        print(f"\nEach is named in {prepared.report}")
+    print(f"\nThe data lie in {prepared.path}\nTrain with: {train_command(config)}")
 
 
 def train_command(config):

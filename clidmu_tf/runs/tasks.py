@@ -15,7 +15,7 @@ from clidmu_tf.engine.callbacks import MetricsLog, SnapshotEnsemble, WeightHisto
 from clidmu_tf.engine.checkpoints import Checkpointer
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_atomically
-from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import figures
 from clidmu_tf.runs import (
     evaluation,
     experiment,
@@ -23,7 +23,6 @@ from clidmu_tf.runs import (
     label_issues,
     prepare,
     strategies,
-    trials,
 )
 from clidmu_tf.runs.workdir import FREE, Workdir
 
@@ -146,7 +145,7 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
         summary["val_clid_ref"] = evaluation.reference_clid(model, source, config)
     if not is_trial:
-        write_atomically(workdir.curves, lambda file: plots.curves(rows, file))
+        write_atomically(workdir.curves, lambda file: figures.curves(rows, file))
         issues = label_issues.write(config, source, model, workdir, snapshots, rows)
         label_issues.draw_weights(issues, source.train, workdir)
         how = (source.image_shape, classes, config.resize_size)
@@ -258,6 +257,8 @@ def settings_of(workdir, config):
 
 def tune(config):
     """Searches settings: every trial is a run like any other."""
+    from clidmu_tf.runs import trials  # with KerasTuner, for which no run need wait
+
     trials.search(config, functools.partial(train, is_trial=True))
 
 

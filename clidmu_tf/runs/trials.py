@@ -15,14 +15,13 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
     ORACLE,
-    SEARCHABLE,
     Search,
     is_worker,
     oracle,
-    search_space,
     settings,
     write_report,
 )
+from clidmu_tf.tuning.space import space_around
 
 HOLDOUT = 0.2
 # What a trial does not know of: it is a run like any other.
@@ -80,21 +79,23 @@ def quiet():
 def space_of(config):
     """The search space that a Config asks for."""
     names = names_of(config)
-    if config.method != "clid_mu":
-        for name in names:
-            if name not in ("batch_size", "learning_rate"):
-                raise UserError(
-                    f"--method={config.method} has no {name} to search: give "
-                    "--tune_space=batch_size,learning_rate."
-                )
+    searchable = config.searchable()
+    for name in names:
+        if name not in searchable:
+            raise UserError(
+                f"--method={config.method} has no {name!r} to search: give "
+                f"--tune_space some of {', '.join(searchable)}."
+            )
     if "learning_rate" in names:  # whatever is wrong with the lowest shows now
-        lowest = config.learning_rate / SEARCHABLE["learning_rate"]
+        lowest = config.learning_rate / searchable["learning_rate"]
         config.replace(learning_rate=lowest)
     source = experiment.noisy_source(config)
     experiment.meta_arguments(config, source, None, 0)  # or every trial would say it
     examples = len(source.train)
-    base = {name: getattr(config, name) for name in SEARCHABLE}
-    return search_space(names, base, config.epochs, examples, config.meta_examples)
+    base = {name: getattr(config, name) for name in searchable}
+    return space_around(
+        names, searchable, base, config.epochs, examples, config.meta_examples
+    )
 
 
 def names_of(config):

@@ -1,94 +1,47 @@
 """Search of settings with KerasTuner, by objectives that need no clean label."""
 
 import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import keras_tuner
 import pandas as pd
 
 from clidmu_tf.errors import TrainingDiverged, UserError
 from clidmu_tf.files import write_atomically, write_text
-from clidmu_tf.reports import figures as plots
+from clidmu_tf.reports import figures
 
 TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
 OBJECTIVES = {"noisy_accuracy": "max", "val_clid_ref": "min", "clean_accuracy": "max"}
 ORACLE = {"clean_accuracy": "clean_accuracy (oracle)"}
-# The factors that a search goes up and down by, or None where it does otherwise.
-SEARCHABLE = {
-    "temperature": 5,
-    "batch_size": None,
-    "learning_rate": 10,
-    "meta_learning_rate": 10,
-    "warmup_epochs": None,
-    "weight_net": None,
-    "meta_batch_size": None,
-}
+
+Run = Callable[[int, keras_tuner.HyperParameters], dict[str, float]]
+Load = Callable[[int, keras_tuner.HyperParameters], keras.Model]
 
 
-def search_space(names, base, epochs, examples, meta_examples=None):
-    """Returns the space to search: each setting around the value that it has.
-
-    Args:
-        names: Some of `SEARCHABLE`.
-        base: The value of each of `SEARCHABLE`.
-        epochs: Epochs of a trial; a warm-up takes up to a fifth of them.
-        examples: Training examples; no batch is larger.
-        meta_examples: Those of them that meta batches are drawn from; `None` for all.
-
-    Returns:
-        `keras_tuner.HyperParameters`.
-
-    Raises:
-        UserError: There is nothing to search under such a name, or around such a
-            value.
-    """
-    hyperparameters = keras_tuner.HyperParameters()
-    for name in names or [""]:
-        if name not in SEARCHABLE:
-            raise UserError(
-                f"A search takes {', '.join(SEARCHABLE)}; received {name!r}."
-            )
-        value, factor = base[name], SEARCHABLE[name]
-        if factor:
-            if not value > 0:
-                raise UserError(
-                    f"{name} must be above 0 to be searched; received {value}."
-                )
-            low, high = value / factor, value * factor
-            hyperparameters.Float(name, low, high, sampling="log", default=value)
-        elif name == "warmup_epochs":
-            hyperparameters.Int(name, 0, max(1, epochs // 5))
-        elif name == "weight_net":
-            hyperparameters.Choice(name, ["wnet", "vri"], default=value)
-        elif name == "batch_size":
-            sizes = batch_sizes(value, examples)
-            hyperparameters.Choice(name, sizes, default=value)
-        else:  # 0: the batch's own inputs
-            most = min(examples, meta_examples or examples)
-            sizes = batch_sizes(value or base["batch_size"], most)
-            hyperparameters.Choice(name, [0, *sizes], default=value)
-    return hyperparameters
-
-
-def batch_sizes(size, examples):
-    """Sizes from a quarter of a size to its double, as far as the data go."""
-    return [s for s in (size // 4, size // 2, size, 2 * size) if 0 < s <= examples]
-
-
-def settings(hyperparameters):
+def settings(hyperparameters: keras_tuner.HyperParameters) -> dict[str, Any]:
     """Returns a trial's settings, without those that Hyperband keeps its books by."""
     names = [name for name in hyperparameters.values if not name.startswith("tuner/")]
-    # What comes from a chief is ordered by type.
-    names.sort(key=lambda name: ([*SEARCHABLE, name].index(name), name))
+    names.sort()  # what comes from a chief is ordered by type
     return {name: hyperparameters.values[name] for name in names}
 
 
-def epochs_of(hyperparameters, most):
+def epochs_of(hyperparameters: keras_tuner.HyperParameters, most: int) -> int:
     """Returns the epochs of a trial, which Hyperband cuts short of the most."""
     return hyperparameters.values.get("tuner/epochs", most)
 
 
-def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
+def oracle(
+    tuner: str,
+    objective: str,
+    hyperparameters: keras_tuner.HyperParameters,
+    trials: int,
+    epochs: int,
+    seed: int,
+) -> keras_tuner.Oracle:
     """Returns what proposes the trials: a function of seed and scores alone."""
     arguments = {
         "objective": keras_tuner.Objective(objective, OBJECTIVES[objective]),
@@ -100,14 +53,14 @@ def oracle(tuner, objective, hyperparameters, trials, epochs, seed):
         "max_consecutive_failed_trials": 10**6,
     }
     if tuner == "hyperband":
-        found = keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **arguments)
+        proposals = keras_tuner.oracles.HyperbandOracle(max_epochs=epochs, **arguments)
     else:
-        found = {
+        proposals = {
             "random": keras_tuner.oracles.RandomSearchOracle,
             "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
         }[tuner](max_trials=trials, **arguments)
-    found.verbose = 0
-    return found
+    proposals.verbose = 0
+    return proposals
 
 
 class Search(keras_tuner.Tuner):
@@ -127,7 +80,14 @@ class Search(keras_tuner.Tuner):
         load: `(number, hyperparameters) → model`, as trained, or `None`.
     """
 
-    def __init__(self, oracle, run, directory, build=None, load=None):
+    def __init__(
+        self,
+        oracle: keras_tuner.Oracle,
+        run: Run,
+        directory: str | os.PathLike[str],
+        build: Callable[[keras_tuner.HyperParameters], keras.Model] | None = None,
+        load: Load | None = None,
+    ):
         super().__init__(
             oracle,
             hypermodel=build,
@@ -137,7 +97,7 @@ class Search(keras_tuner.Tuner):
         )
         self.run, self.load = run, load
 
-    def search(self):
+    def search(self) -> None:
         """Runs the trials; of a chief, waits until its workers have."""
         try:
             super().search()
@@ -160,7 +120,7 @@ class Search(keras_tuner.Tuner):
     def load_model(self, trial):
         return self.load(int(trial.trial_id), trial.hyperparameters)
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """Returns a DataFrame of the trials, best first; those that failed, last.
 
         Raises:
@@ -185,7 +145,9 @@ class Search(keras_tuner.Tuner):
         )
 
 
-def write_report(table, names, objective, directory):
+def write_report(
+    table: pd.DataFrame, names: Sequence[str], objective: str, directory: pathlib.Path
+) -> None:
     """Writes `trials.csv` and `trials.png`.
 
     Args:
@@ -196,14 +158,14 @@ def write_report(table, names, objective, directory):
     """
     write_atomically(
         directory / "trials.png",
-        lambda file: plots.trials(table, names, objective, file),
+        lambda file: figures.trials(table, names, objective, file),
     )
     write_text(
         directory / "trials.csv", table.rename(columns=ORACLE).to_csv(index=False)
     )
 
 
-def is_worker():
+def is_worker() -> bool:
     """Whether this process runs trials for a chief elsewhere.
 
     Raises:

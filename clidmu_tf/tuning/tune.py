@@ -1,52 +1,54 @@
-"""`clidmu.tune`: a search of settings for a classifier of one's own."""
+"""`clidmu.tune`: a search of settings for a model of one's own."""
 
+import hashlib
 import json
 import pathlib
 import shutil
-import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
+import keras_tuner
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
+from clidmu_tf.core.labels import to_targets
 from clidmu_tf.engine.callbacks import MetricsLog
+from clidmu_tf.engine.model import NoisyLabelModel
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_json
-from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.tuning import search
+from clidmu_tf.tuning.space import Range, check_batch_size, space_of_ranges
 
 BATCH = 100  # for CLID that compares between trials
+# What a search itself passes to `fit`, besides what are arguments of `tune`.
+OF_THE_SEARCH = ("x", "y", "callbacks", "initial_epoch", "verbose")
 
 
 def tune(
-    build_classifier,
-    data,
+    build_model: Callable[[keras_tuner.HyperParameters], NoisyLabelModel],
+    data: tuple[ArrayLike, ArrayLike],
+    space: Mapping[str, Range],
     *,
-    space=("temperature", "batch_size"),
-    tuner="random",
-    trials=30,
-    objective="noisy_accuracy",
-    holdout=0.2,
-    clean_data=None,
-    epochs=30,
-    batch_size=100,
-    optimizer=None,
-    meta_optimizer=None,
-    temperature=0.5,
-    weight_net="wnet",
-    warmup_epochs=0,
-    meta_batch_size=0,
-    seed=0,
-    directory="runs/tune",
-    overwrite=False,
-    **arguments,
-):
-    """Searches settings of `CLIDMU` for a classifier, on noisy labels alone.
+    tuner: str = "random",
+    trials: int = 30,
+    objective: str = "noisy_accuracy",
+    holdout: float = 0.2,
+    clean_data: tuple[ArrayLike, ArrayLike] | None = None,
+    epochs: int = 30,
+    batch_size: int = 100,
+    seed: int = 0,
+    directory: str | pathlib.Path = "runs/tune",
+    overwrite: bool = False,
+    **fit_arguments: Any,
+) -> search.Search:
+    """Searches settings of a model of this package, on noisy labels alone.
 
     Part of the data is held out, wrong labels and all, and each trial is judged
     after its last epoch. Accuracy on held-out *noisy* labels ranks classifiers as
     clean labels would, as long as the true class stays the likeliest label of its
-    examples. CLID is what the trials are trained on, and a poor judge between them.
+    examples. CLID is a poor judge between trials that were trained on it.
 
     The search may be killed and called again: the trials that are finished are not
     run again, and it ends as if it had never been cut. In several processes, on one
@@ -54,12 +56,15 @@ def tune(
     `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT` say who is chief and worker.
 
     Args:
-        build_classifier: `hp → classifier`; it may ask the
-            `keras_tuner.HyperParameters` for settings of its own.
-        data: `(x, noisy_y)`, arrays of one length; labels as for `CLIDMU.fit`.
-        space: What to search, around the values given below: some of
-            `temperature`, `batch_size`, `learning_rate`, `meta_learning_rate`,
-            `warmup_epochs`, `weight_net`, `meta_batch_size`.
+        build_model: `hp → model`, a new model such as `CLIDMU`, compiled with new
+            optimizers. `hp`, the `keras_tuner.HyperParameters`, holds what was drawn
+            from `space`, as `hp["temperature"]`; it may be asked for more settings, as
+            by `hp.Choice("units", [32, 64])`.
+        data: `(x, noisy_y)`, arrays of one length; labels as for the model's `fit`.
+        space: What to search, a dict of ranges by name. A list holds the values to
+            choose from; a tuple of two numbers is the lowest and the highest, of whole
+            numbers evenly, else on a log scale. `batch_size` is used by the search
+            itself, all else by `build_model`.
         tuner: `"random"`, `"bayesian"` or `"hyperband"`.
         trials: Number of trials; Hyperband makes as many as `epochs` asks for.
         objective: `"noisy_accuracy"`; `"val_clid_ref"`, CLID of the held-out inputs
@@ -68,22 +73,15 @@ def tune(
         holdout: Share of the data that is held out, above 0 and below 1.
         clean_data: `(x, y)` for the oracle.
         epochs: Epochs of a trial, or of the longest under Hyperband.
-        batch_size: Examples a step.
-        optimizer: Of the classifier; `None` for `SGD(0.02, momentum=0.9)`.
-        meta_optimizer: Of the weight net; `None` for `Adam(1e-3)`.
-        temperature: Of CLID.
-        weight_net: `"wnet"` or `"vri"`.
-        warmup_epochs: Epochs of plain cross-entropy first.
-        meta_batch_size: Examples of a meta batch, drawn from all training inputs;
-            0 for the labelled batch's own inputs.
+        batch_size: Examples a step, where `space` has no `batch_size`.
         seed: Of the split, the search and every trial.
         directory: Where `trials.csv`, `trials.png` and each trial's folder go.
         overwrite: Whether to throw away the search that is there.
-        **arguments: More arguments of `CLIDMU`.
+        **fit_arguments: More arguments of the model's `fit`, such as `meta_data`.
 
     Returns:
         The `keras_tuner.Tuner`: `get_best_hyperparameters()[0]` holds the best
-        settings by name, `get_best_models()[0]` the trained `CLIDMU`, `table()` all
+        settings by name, `get_best_models()[0]` the trained model, `table()` all
         trials.
 
     Raises:
@@ -95,14 +93,15 @@ def tune(
     x = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
     noisy_y = (x[:, 0] > 0).astype("int64")
 
-    def build_classifier(hp):
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    def build_model(hp):
+        classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model = clidmu.CLIDMU(classifier, temperature=hp["temperature"])
+        model.compile(optimizer=keras.optimizers.SGD(0.02, momentum=0.9))
+        return model
 
-    tuner = clidmu.tune(
-        build_classifier, (x, noisy_y), trials=2, epochs=1, batch_size=16
-    )
-    best = tuner.get_best_hyperparameters()[0]
-    temperature = best.get("temperature")
+    space = {"temperature": (0.1, 2.5), "batch_size": [8, 16]}
+    tuner = clidmu.tune(build_model, (x, noisy_y), space, trials=2, epochs=1)
+    temperature = tuner.get_best_hyperparameters()[0]["temperature"]
     ```
 
     Reference:
@@ -114,113 +113,117 @@ def tune(
         ("objective", objective, tuple(search.OBJECTIVES)),
     ):
         if value not in known:
-            raise ValueError(f"{name} must be one of {known}; received {value!r}.")
+            raise UserError(f"{name} must be one of {known}; received {value!r}.")
     if objective == "clean_accuracy" and clean_data is None:
-        raise ValueError("objective='clean_accuracy' needs clean_data=(x, y).")
-    base = {
-        "temperature": temperature,
-        "batch_size": batch_size,
-        "weight_net": weight_net,
-        "warmup_epochs": warmup_epochs,
-        "meta_batch_size": meta_batch_size,
-    }
-    trials_here = ModelTrials(
-        build_classifier,
-        *split(data, holdout, seed),
+        raise UserError("objective='clean_accuracy' needs clean_data=(x, y).")
+    check_batch_size("batch_size", batch_size)
+    for name in OF_THE_SEARCH:
+        if name in fit_arguments:
+            raise UserError(f"tune passes a {name} of its own to fit: leave it out.")
+    drawn = space_of_ranges(space)
+    train, held_out = split(data, holdout, seed)
+    model_trials = ModelTrials(
+        build_model,
+        train,
+        held_out,
         clean_data,
-        base,
-        optimizer or keras.optimizers.SGD(0.02, momentum=0.9),
-        meta_optimizer or keras.optimizers.Adam(1e-3),
-        epochs,
-        pathlib.Path(directory),
-        {"seed": seed, **arguments},
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        directory=pathlib.Path(directory),
+        fit_arguments=fit_arguments,
     )
-    examples = len(trials_here.train[1])
-    names = list(dict.fromkeys(space))
-    hyperparameters = search.search_space(names, trials_here.base, epochs, examples)
+    model = model_trials.build(drawn)  # asks for settings of its own
+    if not drawn.space:
+        raise UserError("space is empty, so there is nothing to search: give a range.")
     if not search.is_worker():
-        asked = {"space": names, "tuner": tuner, "objective": objective}
-        claim(trials_here.directory, {**asked, **trials_here.identity()}, overwrite)
-    found = search.Search(
-        search.oracle(tuner, objective, hyperparameters, trials, epochs, seed),
-        trials_here.run,
-        trials_here.directory / "keras_tuner",
-        trials_here.build,
-        trials_here.load,
+        asked = {
+            "space": {one.name: one.get_config() for one in drawn.space},
+            "tuner": tuner,
+            "objective": objective,
+            "holdout": holdout,
+        }
+        claim(model_trials.directory, asked | model_trials.identity(model), overwrite)
+    searching = search.Search(
+        search.oracle(tuner, objective, drawn, trials, epochs, seed),
+        model_trials.run,
+        model_trials.directory / "keras_tuner",
+        model_trials.build,
+        model_trials.load,
     )
-    found.search()
+    searching.search()
     if not search.is_worker():
-        search.write_report(found.table(), names, objective, trials_here.directory)
-    return found
+        table = searching.table()
+        # Some may depend on others, and not be there in every trial.
+        names = [one.name for one in searching.oracle.get_space().space]
+        everywhere = [
+            name for name in dict.fromkeys(names) if table[name].notna().all()
+        ]
+        search.write_report(table, everywhere, objective, model_trials.directory)
+    return searching
 
 
 class ModelTrials:
-    """Trials of `CLIDMU` around a classifier, each a function of its settings alone.
+    """Trials of a model, each a function of its settings alone.
 
     Args:
-        build_classifier: `hp → classifier`.
+        build_model: `hp → model`, new and compiled.
         train: `(x, noisy_y)` to train on.
         held_out: `(x, noisy_y)` to judge by.
         clean: `(x, y)` for the oracle, or `None`.
-        base: Settings of the trials but for what is searched.
-        optimizer: Its learning rate may be searched.
-        meta_optimizer: Its learning rate may be searched.
         epochs: Epochs of the longest trial.
+        batch_size: Examples a step, where it is not searched.
+        seed: Of every trial.
         directory: A path; trials go to `trials/` in it.
-        arguments: More arguments of `CLIDMU`, the seed among them.
+        fit_arguments: More arguments of the model's `fit`.
     """
 
     def __init__(
         self,
-        build_classifier,
+        build_model,
         train,
         held_out,
         clean,
-        base,
-        optimizer,
-        meta_optimizer,
+        *,
         epochs,
+        batch_size,
+        seed,
         directory,
-        arguments,
+        fit_arguments,
     ):
-        self.build_classifier = build_classifier
+        self.build_model = build_model
         self.train, self.held_out, self.clean = train, held_out, clean
-        self.optimizer, self.meta_optimizer = optimizer, meta_optimizer
-        self.epochs, self.directory, self.arguments = epochs, directory, arguments
-        self.base = {
-            **base,
-            "learning_rate": float(optimizer.learning_rate),
-            "meta_learning_rate": float(meta_optimizer.learning_rate),
-        }
+        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.directory, self.fit_arguments = directory, fit_arguments
 
-    def identity(self):
-        """What must be the same for a search to go on, as far as JSON can hold it."""
+    def identity(self, model):
+        """What must be the same for a search to go on, by what it is called.
+
+        Args:
+            model: The model of the default settings.
+        """
+        configs = keras.saving.serialize_keras_object(model)
         return {
-            "base": self.base,
             "epochs": self.epochs,
-            "labels": zlib.crc32(np.ascontiguousarray(self.train[1])),
-            "inputs": list(self.train[0].shape),
-            "arguments": {name: str(value) for name, value in self.arguments.items()},
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "model": fingerprint(json.dumps(configs, default=str)),
+            "data": fingerprint(self.train, self.held_out, self.clean),
+            "fit_arguments": {
+                name: fingerprint(value) for name, value in self.fit_arguments.items()
+            },
         }
 
     def build(self, hp):
-        """Returns the compiled `CLIDMU` of a trial."""
-        values = {**self.base, **hp.values}
-        steps = -(-len(self.train[1]) // values["batch_size"])
-        model = CLIDMU(
-            self.build_classifier(hp),
-            weight_net=values["weight_net"],
-            temperature=values["temperature"],
-            warmup_steps=values["warmup_epochs"] * steps,
-            **self.arguments,
-        )
-        model.compile(
-            optimizer=with_rate(self.optimizer, hp.values.get("learning_rate")),
-            meta_optimizer=with_rate(
-                self.meta_optimizer, hp.values.get("meta_learning_rate")
-            ),
-            metrics=["accuracy"],
-        )
+        """Returns the model of a trial, the same one whenever it is asked for."""
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(self.seed)
+        model = self.build_model(hp)
+        if not isinstance(model, NoisyLabelModel) or not model.compiled:
+            raise UserError(
+                "build_model must return a compiled model of this package, such as "
+                f"CLIDMU; received {_described(model)}."
+            )
         return model
 
     def run(self, number, hp):
@@ -233,24 +236,19 @@ class ModelTrials:
             if known["settings"] == values and known["epochs"] == epochs:
                 return known["scores"]
         folder.mkdir(parents=True, exist_ok=True)
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(self.arguments["seed"])
         model = self.build(hp)
-        settings = {**self.base, **values}
-        meta = settings["meta_batch_size"]
         x, y = self.train
         model.fit(
             x,
             y,
-            batch_size=settings["batch_size"],
+            batch_size=values.get("batch_size", self.batch_size),
             epochs=epochs,
             verbose=0,
             callbacks=[MetricsLog(folder / "metrics.csv")],
-            meta_data=x if meta else None,
-            meta_batch_size=meta or None,
+            **self.fit_arguments,
         )
         scores = self.scores(model)
-        model.classifier.save_weights(folder / "classifier.weights.h5")
+        model.save_weights(folder / "model.weights.h5")
         known = {"settings": values, "epochs": epochs, "scores": scores}
         write_json(record, known)
         return scores
@@ -260,13 +258,10 @@ class ModelTrials:
         x, y = self.held_out
         size = min(BATCH, len(x))
         whole = len(x) // size * size  # CLID depends on the size of a batch
+        logs = model.evaluate(x[:whole], batch_size=size, verbose=0, return_dict=True)
         scores = {
             "noisy_accuracy": accuracy(model, x, y),
-            "val_clid_ref": float(
-                model.evaluate(x[:whole], batch_size=size, verbose=0, return_dict=True)[
-                    "clid"
-                ]
-            ),
+            "val_clid_ref": float(logs["clid"]),
         }
         if self.clean is not None:
             scores["clean_accuracy"] = accuracy(model, *self.clean)
@@ -276,11 +271,16 @@ class ModelTrials:
         """Returns the model of a trial as it was after its last epoch."""
         model = self.build(hp)
         model.build(self.train[0].shape)
-        model.classifier.load_weights(self.folder(number) / "classifier.weights.h5")
+        model.load_weights(self.folder(number) / "model.weights.h5")
         return model
 
     def folder(self, number):
         return self.directory / "trials" / f"{number:03d}"
+
+
+def _described(model):
+    is_ours = isinstance(model, NoisyLabelModel)
+    return f"a {type(model).__name__}{' that is not compiled' if is_ours else ''}"
 
 
 def split(data, share, seed):
@@ -291,40 +291,48 @@ def split(data, share, seed):
             raise ValueError(f"holdout must be between 0 and 1; received {share}.")
         x, xh, y, yh = train_test_split(x, y, test_size=share, random_state=seed)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             "data must be (x, noisy_y), arrays of one length, and holdout leave some "
             f"on either side: {error}"
         ) from error
     return (x, y), (xh, yh)
 
 
-def with_rate(optimizer, rate):
-    """Returns a new optimizer like this one, with this learning rate if not `None`."""
-    config = optimizer.get_config()
-    if rate is not None:
-        if isinstance(config["learning_rate"], dict):
-            raise ValueError(
-                f"The learning rate of {optimizer.name!r} follows a schedule, so it "
-                "can't be searched: give a number, or leave it out of space."
-            )
-        config["learning_rate"] = rate
-    return type(optimizer).from_config(config)
-
-
 def accuracy(model, x, y):
-    """Accuracy of a compiled model."""
-    return float(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
+    """Accuracy of a model, whatever metrics it was compiled with."""
+    scores = model.predict(np.asarray(x), verbose=0)
+    given = np.argmax(to_targets(np.asarray(y), model.num_classes), axis=-1)
+    return float(np.mean(np.argmax(scores, axis=-1) == given))
+
+
+def fingerprint(*values):
+    """A short text that differs where the values do: texts, arrays, nests of them."""
+    digest = hashlib.sha256()
+    for value in keras.tree.flatten(values):
+        if hasattr(value, "__array__"):
+            array = np.asarray(value)
+            digest.update(f"{array.dtype} {array.shape}\n".encode())
+            # The bytes of objects would be their addresses.
+            array = array.astype(str) if array.dtype.hasobject else array
+            digest.update(array.tobytes())
+        else:
+            digest.update(f"{value!r}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def claim(directory, identity, overwrite):
     """Makes the directory this search's, or finds that it already is."""
     record = directory / "search.json"
+    identity = json.loads(json.dumps(identity, default=str))
     if overwrite:
         shutil.rmtree(directory / "trials", ignore_errors=True)
-    elif record.exists() and json.loads(record.read_text()) != identity:
-        raise UserError(
-            f"directory={str(directory)!r} holds another search: choose another, or "
-            "give overwrite=True."
-        )
+    elif record.exists():
+        before = json.loads(record.read_text())
+        others = [key for key in identity if identity[key] != before.get(key)]
+        if others:
+            raise UserError(
+                f"directory={str(directory)!r} holds another search, which differs in "
+                f"{', '.join(others)}: choose another, or give overwrite=True."
+            )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)

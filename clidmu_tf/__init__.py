@@ -9,6 +9,11 @@ from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightH
 from clidmu_tf.engine.metrics import CLID
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.elr import ELR
+from clidmu_tf.methods.gce import GCE
+from clidmu_tf.methods.label_smoothing import LabelSmoothing
+from clidmu_tf.methods.mae import MAE
+from clidmu_tf.methods.mixup import MixUp
 from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
@@ -25,10 +30,15 @@ __version__ = "0.1.0"
 __all__ = [
     "CLID",
     "CLIDMU",
+    "ELR",
+    "GCE",
+    "MAE",
     "VRI",
     "CrossEntropy",
+    "LabelSmoothing",
     "MLNT",
     "MWNet",
+    "MixUp",
     "NoisyMWNet",
     "SmallLoss",
     "VariationalRectification",

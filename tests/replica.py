@@ -1,9 +1,10 @@
-"""Trains a small model on some devices and writes what became of it.
+"""Trains small models on some devices and writes what became of them.
 
 Run by the tests in processes of their own, since devices are fixed at start-up:
-`python replica.py SETTINGS.json OUT.npz`.
+`python replica.py JOBS`, with jobs as JSON, each the settings and the file to write.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-LEARNING_RATE, META_LEARNING_RATE = 0.2, 0.5
+from feeds import LEARNING_RATE, META_LEARNING_RATE
 
 
 def data():
@@ -24,6 +25,8 @@ def make_model(settings):
     import keras
 
     import clidmu_tf as clidmu
+    import feeds
+    from clidmu_tf.methods import METHODS
 
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -36,19 +39,17 @@ def make_model(settings):
             layers.Dense(3),
         ]
     )
-    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=0.9)
-    if settings["method"] == "cross_entropy":
-        model = clidmu.CrossEntropy(classifier)
-        model.compile(optimizer, jit_compile=settings["jit"])
-        return model
+    arguments = {"jit_compile": settings["jit"], "batch_scope": settings["batch_scope"]}
+    arguments["metrics"] = ["accuracy"]
+    if settings["method"] in METHODS:
+        method = METHODS[settings["method"]]
+        return feeds.compiled(method, classifier, settings["warmup"], **arguments)
     net = {"wnet": clidmu.WNet(20), "vri": clidmu.VRI((16, 8))}[settings["method"]]
     model = clidmu.CLIDMU(classifier, net, warmup_steps=settings["warmup"], seed=3)
     model.compile(
-        optimizer,
+        keras.optimizers.SGD(LEARNING_RATE, momentum=0.9),
         keras.optimizers.SGD(META_LEARNING_RATE, momentum=0.9),
-        jit_compile=settings["jit"],
-        batch_scope=settings["batch_scope"],
-        metrics=["accuracy"],
+        **arguments,
     )
     return model
 
@@ -57,19 +58,28 @@ def weights_of(model):
     weights = list(model.classifier.get_weights())
     if hasattr(model, "weight_net"):
         weights += model.weight_net.get_weights()
-        weights += [variable.numpy() for variable in model.slots.values()]
-    return weights
+    kept = [*model.slots.values(), *model.memories.values()]
+    return weights + [variable.numpy() for variable in kept]
 
 
-def main(settings, path):
+def main(jobs):
     cpus = tf.config.list_physical_devices("CPU")
-    devices = [tf.config.LogicalDeviceConfiguration()] * settings["devices"]
+    devices = [tf.config.LogicalDeviceConfiguration()] * jobs[0][0]["devices"]
     tf.config.set_logical_device_configuration(cpus[0], devices)
+    from clidmu_tf.runs import strategies
+
+    # One of a kind: the collectives of two would get into each other's way.
+    make = functools.cache(strategies.make)
+    for settings, path in jobs:
+        train(settings, make(settings["strategy"]), path)
+
+
+def train(settings, strategy, path):
+    import feeds
     from clidmu_tf.engine.callbacks import MetricsLog
     from clidmu_tf.engine.checkpoints import Checkpointer
     from clidmu_tf.runs import strategies
 
-    strategy = strategies.make(settings["strategy"])
     with strategies.scope(strategy):
         model = make_model(settings)
     x, y = data()
@@ -89,16 +99,17 @@ def main(settings, path):
     examples = settings["examples"]
     history = model.fit(
         *((x[:examples], y[:examples]) if examples else [together]),
-        batch_size=8 if examples else None,
+        batch_size=settings["batch"] if examples else None,
         shuffle=False,
         steps_per_epoch=None if examples else settings["steps"],
         epochs=2,
         verbose=0,
         callbacks=[log, saver],
+        **feeds.further_data(type(model), x, y, settings["batch"]),
     ).history
     weights = {f"w{i}": weight for i, weight in enumerate(weights_of(model))}
     np.savez(path, **weights, **{f"log_{n}": v for n, v in history.items()})
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), sys.argv[2])
+    main(json.loads(sys.argv[1]))

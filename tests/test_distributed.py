@@ -25,6 +25,7 @@ BASE = {
     "warmup": 1,
     "steps": 4,
     "examples": 0,  # of arrays; 0: batches that divide, as a run makes them
+    "batch": 8,
 }
 
 
@@ -33,26 +34,23 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
-def start(settings, path, **more):
-    command = [
-        sys.executable,
-        str(HERE / "replica.py"),
-        json.dumps(settings),
-        str(path),
-    ]
+def start(jobs, **more):
+    """Starts a process that does jobs, `(settings, path)`, one after the other."""
+    jobs = json.dumps([(settings, str(path)) for settings, path in jobs])
+    command = [sys.executable, str(HERE / "replica.py"), jobs]
     return subprocess.Popen(
         command, env=environment(**more), stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(process):
-    _, errors = process.communicate(timeout=240)
+def finish(process, timeout=240):
+    _, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors[-3000:]
 
 
 def train(tmp_path, name, **settings):
     path = tmp_path / f"{name}.npz"
-    finish(start({**BASE, **settings}, path))
+    finish(start([({**BASE, **settings}, path)]))
     return np.load(path)
 
 
@@ -67,7 +65,8 @@ def train_on_workers(tmp_path, **settings):
         }
         path = tmp_path / f"worker{index}.npz"
         settings = {**BASE, **settings, "strategy": "multi_worker"}
-        processes.append(start(settings, path, TF_CONFIG=json.dumps(cluster)))
+        jobs = [(settings, path)]
+        processes.append(start(jobs, TF_CONFIG=json.dumps(cluster)))
     for process in processes:
         finish(process)
     return [np.load(tmp_path / f"worker{index}.npz") for index in range(2)]

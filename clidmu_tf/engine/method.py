@@ -18,11 +18,9 @@ from clidmu_tf.engine.distributed import mean_over_replicas
 from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
 from clidmu_tf.engine.network import count, values_of
-from clidmu_tf.engine.settings import settings_of
+from clidmu_tf.engine.settings import check_arguments, settings_of
 
 Tensors = dict[str, Any]
-# What `keras.Model` takes.
-OF_KERAS = {"name", "dtype", "trainable"}
 
 
 class StepResult(NamedTuple):
@@ -99,15 +97,17 @@ class Method(NoisyLabelModel):
     # The fewest examples of a batch that a step can work with.
     least_batch = 1
 
+    def __new__(cls, *args, **kwargs):
+        # Before a constructor goes by them, and hands on what it fixes for its bases.
+        check_arguments(cls, args, kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
     def __init__(self, classifier, feature_layer=None, seed=None, **settings):
         # A class may fix what the one that it builds on leaves open.
         declared = {}
         for base in reversed(type(self).__mro__):
             declared |= settings_of(base) if issubclass(base, Method) else {}
         own = {name: settings.pop(name) for name in declared if name in settings}
-        _refuse_unknown(type(self), settings, declared)
-        for name, value in own.items():
-            declared[name].setting.check(name, value)
         super().__init__(classifier, feature_layer, **settings)
         for name, value in own.items():
             setattr(self, name, value)
@@ -250,8 +250,8 @@ class Method(NoisyLabelModel):
             self.build(input_shape(x))
         if is_arrays:
             check_labels(y, self.num_classes)
-            self._check_batch_size(kwargs.get("batch_size") or 32)
             num_examples = count(y)
+            self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
             examples = ArrayExamples(x, y, self.seed or 0)
             if self.memory():
                 x = with_index(x, np.arange(num_examples))
@@ -350,11 +350,13 @@ class Method(NoisyLabelModel):
                 batch[name]["targets"] = self.replicas.gather(targets)
         return batch
 
-    def _check_batch_size(self, size):
-        if size < self.least_batch:
+    def _check_batch_size(self, size, examples):
+        last = examples % size or size
+        if min(size, last) < self.least_batch:
             raise ValueError(
                 f"{type(self).__name__} needs batches of {self.least_batch} examples "
-                f"or more; received batch_size={size}."
+                f"or more; received batch_size={size} and {examples} examples, {last} "
+                "of them in the last batch."
             )
 
     def values(self) -> Tensors:
@@ -478,15 +480,6 @@ class Method(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
-
-
-def _refuse_unknown(method, settings, declared):
-    unknown = [name for name in settings if name not in OF_KERAS]
-    if unknown:
-        raise ValueError(
-            f"{method.__name__} has no setting {', '.join(unknown)}: it has "
-            f"{', '.join([*declared, 'feature_layer', 'seed'])} and name."
-        )
 
 
 def _split_off_validation(x, y, kwargs):

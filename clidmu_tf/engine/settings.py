@@ -16,6 +16,10 @@ import dataclasses
 import inspect
 import typing
 
+# What every method takes beside its settings.
+OF_METHODS = ("feature_layer", "seed", "name")
+OF_KERAS = ("dtype", "trainable")
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -85,3 +89,25 @@ def settings_of(method: type) -> dict[str, Declared]:
                 kind = typing.get_args(hints[name])[0]
                 found[name] = Declared(extra, kind, parameter.default)
     return found
+
+
+def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) -> None:
+    """Raises a ValueError where a method can't be made with these arguments.
+
+    Args:
+        method: A class.
+        args: What its constructor is given by position.
+        kwargs: What it is given by name.
+    """
+    signature = inspect.signature(method.__init__)  # type: ignore[misc]
+    own = [name for name in signature.parameters if name not in ("self", "kwargs")]
+    unknown = [n for n in kwargs if n not in {*own, *OF_METHODS, *OF_KERAS}]
+    if unknown:
+        raise ValueError(
+            f"{method.__name__} has no setting {', '.join(unknown)}; it has "
+            f"{', '.join(dict.fromkeys([*own, *OF_METHODS]))}."
+        )
+    given = signature.bind_partial(None, *args, **kwargs).arguments
+    for name, declared in settings_of(method).items():
+        if name in given:
+            declared.setting.check(name, given[name])

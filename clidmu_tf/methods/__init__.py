@@ -4,6 +4,11 @@ from clidmu_tf.engine.method import Method
 from clidmu_tf.engine.settings import Declared, settings_of
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.elr import ELR
+from clidmu_tf.methods.gce import GCE
+from clidmu_tf.methods.label_smoothing import LabelSmoothing
+from clidmu_tf.methods.mae import MAE
+from clidmu_tf.methods.mixup import MixUp
 from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
@@ -13,6 +18,11 @@ from clidmu_tf.methods.variational_rectification import VariationalRectification
 METHODS: dict[str, type[Method]] = {
     "clid_mu": CLIDMU,
     "cross_entropy": CrossEntropy,
+    "elr": ELR,
+    "gce": GCE,
+    "label_smoothing": LabelSmoothing,
+    "mae": MAE,
+    "mixup": MixUp,
     "mlnt": MLNT,
     "mw_net": MWNet,
     "noisy_mw_net": NoisyMWNet,

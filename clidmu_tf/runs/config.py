@@ -193,6 +193,12 @@ class Config(OfMethods):
                 declared.setting.check(f"--{flag}", getattr(self, flag))
             except ValueError as error:
                 raise UserError(str(error)) from None
+        least = METHODS[self.method].least_batch
+        if self.batch_size < least:
+            raise UserError(
+                f"--method={self.method} needs {least} examples a batch, or more; "
+                f"received --batch_size={self.batch_size}."
+            )
         if (self.noise == "none") != (self.noise_rate == 0):
             raise UserError(
                 f"--noise={self.noise} and --noise_rate={self.noise_rate} do not go "

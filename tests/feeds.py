@@ -1,0 +1,51 @@
+"""What any method of the registry is given, read off its class: no test names one."""
+
+import keras
+import tensorflow as tf
+
+from clidmu_tf.engine.settings import settings_of
+
+LEARNING_RATE, META_LEARNING_RATE, SEED = 0.2, 0.5, 3
+
+
+def warm_ups(method):
+    """Settings that count epochs, on the command line at least; a test has few."""
+    return [
+        name
+        for name, declared in settings_of(method).items()
+        if declared.setting.in_epochs or name.endswith("_epochs")
+    ]
+
+
+def short_settings(method, warmup):
+    """Settings by which each kind of step comes soon: after so many of a warm-up."""
+    declared = settings_of(method)
+    return {
+        name: warmup if declared[name].setting.in_epochs else 1
+        for name in warm_ups(method)
+    }
+
+
+def compiled(method, classifier, warmup, meta_optimizer=None, **arguments):
+    """A model of a method, compiled; a warm-up, if it has one, is of so many steps."""
+    model = method(classifier, seed=SEED, **short_settings(method, warmup))
+    if method.takes_meta_optimizer:
+        plain = keras.optimizers.SGD(META_LEARNING_RATE, momentum=0.9)
+        arguments["meta_optimizer"] = meta_optimizer or plain
+    model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=0.9), **arguments)
+    return model
+
+
+def needed_streams(method):
+    """Names of the streams of data that `fit` must be given."""
+    defaults = {name: found.default for name, found in settings_of(method).items()}
+    clean = ["meta"] if method.wants_clean_labels(defaults) else []
+    return {*method.needed_streams, *clean}
+
+
+def further_data(method, x, y, batch_size, start_step=0):
+    """Arguments of `fit` for each of those streams: endless labelled batches."""
+    size = {"meta_batch_size": batch_size} if method.takes_meta_optimizer else {}
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).repeat()
+    dataset = dataset.batch(batch_size, drop_remainder=True).skip(start_step)
+    return {f"{name}_data": dataset for name in needed_streams(method)} | size

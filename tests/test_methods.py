@@ -1,0 +1,416 @@
+"""The contract of every method: one that joins the registry is under all of it."""
+
+import functools
+import itertools
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import clidmu_tf as clidmu
+import feeds
+from clidmu_tf.engine import checkpoints
+from clidmu_tf.engine.callbacks import MetricsLog
+from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
+from clidmu_tf.engine.examples import ArrayExamples, with_index
+from clidmu_tf.engine.settings import settings_of
+from clidmu_tf.errors import UserError
+from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.runs import config as config_module
+from clidmu_tf.runs import experiment
+from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs.config import Config
+from test_distributed import finish, start
+
+layers = keras.layers
+BATCH, STEPS, EPOCHS = 12, 2, 2
+EXAMPLES, CLASSES = BATCH * STEPS, 3
+GENERATOR = np.random.default_rng(1)
+X = GENERATOR.normal(size=(EXAMPLES, 4)).astype("float32")
+Y = GENERATOR.integers(0, CLASSES, EXAMPLES)
+
+
+def classifier(dropout=0.2):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(8),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dropout(dropout),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def state_of(model):
+    """All that a model is: weights, optimizers, slots, memories, seeds."""
+    variables = variables_of(model).items()
+    return {n: v.numpy() for n, v in variables if not n.startswith("metric.")}
+
+
+def assert_same(first, second, tolerance=0.0):
+    assert list(first) == list(second)
+    for name, array in first.items():
+        np.testing.assert_allclose(
+            array, second[name], rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+class Case:
+    """A method and its fits, each of which is made once, for the test that asks."""
+
+    def __init__(self, name, folder):
+        self.name, self.method, self.folder = name, METHODS[name], folder
+        assert self.method.least_batch <= BATCH, "the contract needs larger batches"
+
+    def model(self, dropout=0.2, warmup=STEPS, **arguments):
+        return feeds.compiled(self.method, classifier(dropout), warmup, **arguments)
+
+    def fit_arrays(self, model, first=0, last=EPOCHS):
+        further = feeds.further_data(self.method, X, Y, BATCH, first * STEPS)
+        return model.fit(
+            X,
+            Y,
+            batch_size=BATCH,
+            initial_epoch=first,
+            epochs=last,
+            shuffle=False,
+            verbose=0,
+            **further,
+        )
+
+    def fit_dataset(self, model, done=0, callbacks=()):
+        """Goes on after so many steps as a run does: the rest of an epoch first."""
+        dataset = tf.data.Dataset.from_tensor_slices((X, Y, np.arange(EXAMPLES)))
+        if model.memory():
+            dataset = dataset.map(lambda x, y, index: (with_index(x, index), y))
+        else:
+            dataset = dataset.map(lambda x, y, index: (x, y))
+        dataset = dataset.batch(BATCH, drop_remainder=True).repeat()
+        for first, last, size in run.segments(done, STEPS, EPOCHS):
+            model.fit(
+                dataset.skip(done),
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=size,
+                verbose=0,
+                callbacks=list(callbacks),
+                num_examples=EXAMPLES,
+                examples=ArrayExamples(X, Y, feeds.SEED),
+                **feeds.further_data(self.method, X, Y, BATCH, done),
+            )
+            done = last * STEPS
+        return state_of(model)
+
+    def saver(self):
+        log = MetricsLog(self.folder / "metrics.csv")
+        return Checkpointer(self.folder, log, every_steps=1)
+
+    @functools.cached_property
+    def from_arrays(self):
+        """The model after a fit to arrays, saved to `half.keras` on its way."""
+        model = self.model(metrics=["accuracy"])
+        self.fit_arrays(model, last=1)
+        model.save(self.folder / "half.keras")
+        self.fit_arrays(model, first=1)
+        return model
+
+    @functools.cached_property
+    def from_dataset(self):
+        """What a fit to a dataset comes to, with a checkpoint after every step."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "KEEP", EPOCHS * STEPS)
+            model, saver = self.model(), self.saver()
+            model.build_memory(EXAMPLES)
+            return self.fit_dataset(model, callbacks=[saver.metrics_log, saver])
+
+    def without_dropout(self, **arguments):
+        """Without masks, which XLA draws otherwise; no warm-up, to compile less."""
+        model = self.model(dropout=0.0, warmup=0, **arguments)
+        self.fit_arrays(model)
+        return state_of(model)
+
+
+@pytest.fixture(autouse=True)
+def fresh_session():
+    """In place of `conftest.py`'s: what was fitted is used by several tests here."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def case(request, tmp_path_factory):
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+# --- one training, however it is run
+
+
+def test_arrays_and_a_dataset_train_alike(case):
+    assert_same(state_of(case.from_arrays), case.from_dataset)
+
+
+def test_eager_steps_are_those_of_a_graph(case):
+    model = case.model(run_eagerly=True)
+    case.fit_arrays(model)
+    assert_same(state_of(model), case.from_dataset, 1e-5)
+
+
+def test_steps_under_xla_are_those_without(case):
+    eager = case.without_dropout(run_eagerly=True)
+    assert_same(eager, case.without_dropout(jit_compile=True), 2e-5)
+
+
+def test_a_killed_training_ends_as_the_whole_one(case):
+    whole = case.from_dataset
+    # Inside the second epoch, then between the two.
+    model, saver = case.model(), case.saver()
+    model.build_memory(EXAMPLES)
+    for step in (STEPS + 1, STEPS):
+        for path in case.folder.glob("step-*.npz"):
+            if int(path.stem[-9:]) > step:
+                path.unlink()
+        assert saver.restore(model) == step
+        assert_same(case.fit_dataset(model, done=step), whole)
+
+
+def test_a_loaded_model_goes_on_as_if_never_saved(case):
+    whole = case.from_arrays
+    model = keras.saving.load_model(case.folder / "half.keras")
+    case.fit_arrays(model, first=1)
+    assert_same(state_of(model), state_of(whole))
+    assert_same(model.get_metrics_result(), whole.get_metrics_result())
+
+
+@pytest.fixture(scope="module")
+def on_devices(tmp_path_factory):
+    """What each method comes to on one device and on two, all in one process."""
+    folder = tmp_path_factory.mktemp("devices")
+    # The last batch of an epoch is short, and the replicas' shares of it differ.
+    settings = {
+        "devices": 2,
+        "jit": False,
+        "batch_scope": "global",
+        "warmup": 0,
+        "examples": 2 * BATCH - 1,
+        "batch": BATCH,
+    }
+    jobs = [
+        (
+            {**settings, "method": name, "strategy": where},
+            folder / f"{name}.{where}.npz",
+        )
+        for name, where in itertools.product(METHODS, ("none", "mirrored"))
+    ]
+    finish(start(jobs), timeout=900)
+    return folder
+
+
+def test_two_replicas_make_the_update_of_one_device(case, on_devices):
+    one, two = (
+        dict(np.load(on_devices / f"{case.name}.{strategy}.npz"))
+        for strategy in ("none", "mirrored")
+    )
+    assert_same(one, two, 2e-5)
+
+
+def small_network(name, input_shape, num_classes, seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Rescaling(1 / 16),
+            layers.Flatten(),
+            layers.Dense(8, "relu"),
+            layers.Dense(num_classes),
+        ]
+    )
+
+
+def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment.backbones, "build", small_network)
+    # What takes longer than all the rest; `test_train.py` looks at it.
+    monkeypatch.setattr(run.export, "export", lambda *args: None)
+    monkeypatch.setattr(run, "tensorboard", lambda workdir: keras.callbacks.Callback())
+    monkeypatch.setattr(run.plots, "curves", lambda rows, file: None)
+    monkeypatch.setattr(run.label_issues.plots, "weights", lambda *args: None)
+    # Epochs that a flag counts are one, as in `feeds.short_settings`.
+    one = {
+        flag: 1
+        for flag, (name, _) in flags_of(case.name).items()
+        if name in feeds.warm_ups(case.method)
+    }
+    config = Config(
+        method=case.name,
+        workdir=str(tmp_path / "run"),
+        train_examples=EXAMPLES,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        noise="symmetric",
+        noise_rate=0.4,
+        meta_examples=BATCH,
+        learning_rate=feeds.LEARNING_RATE,
+        seed=feeds.SEED,
+        snapshots=1,
+        **one,
+    )
+    run.train(config)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"label_issues.csv", "report.html", "summary.json"} <= left
+    source = experiment.noisy_source(config)
+    network = small_network("", source.image_shape, 10, feeds.SEED)
+    meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
+    model = feeds.compiled(case.method, network, STEPS, meta_optimizer)
+    model.fit(
+        experiment.batches(
+            config, source, None, 0, BATCH, indexed=bool(model.memory())
+        ),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        verbose=0,
+        num_examples=EXAMPLES,
+        examples=experiment.SplitExamples(config, source, None),
+        **experiment.meta_arguments(config, source, None, 0),
+    )
+    *_, last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
+    by_hand, record = state_of(model), np.load(last)
+    assert_same(by_hand, {name: record[name] for name in by_hand})
+
+
+# --- use of what was trained
+
+
+def test_export_serves_what_the_model_predicts(case, tmp_path):
+    model = case.from_arrays
+    model.export(tmp_path / "served", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "served")
+    served = exported.serve(X)
+    np.testing.assert_allclose(served, model.predict(X, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(served, model.classifier(X), atol=1e-6)
+
+
+def test_audit_says_something_of_every_label(case):
+    model = case.from_arrays
+    found = clidmu.audit(model, X, Y)
+    assert found.label_quality.between(0, 1).all() and found.loss.ge(0).all()
+    weights = model.label_weights(X, Y)
+    assert weights.shape == (EXAMPLES,) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.mean(), 1, atol=1e-5)
+    trusts_all_alike = found.weight.isna()
+    assert trusts_all_alike.all() or not trusts_all_alike.any()
+    expected = np.where(trusts_all_alike, 1, found.weight)
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+def another(declared):
+    """A value that a setting may have, and does not have by default."""
+    setting, default = declared.setting, declared.default
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != default)
+    if declared.type is bool:
+        return not default
+    for value in (2 * default, default / 2, default + 1):
+        value = declared.type(value)
+        if value != default and is_legal(setting, value):
+            return value
+    raise AssertionError(f"no other value of {declared} was found")
+
+
+def is_legal(setting, value):
+    try:
+        setting.check("", value)
+    except ValueError:
+        return False
+    return True
+
+
+def test_config_brings_every_setting_back(case):
+    settings = {n: another(found) for n, found in settings_of(case.method).items()}
+    model = case.method(classifier(), seed=7, name="mine", **settings)
+    again = case.method.from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    assert again.seed == 7 and again.name == "mine"
+    for name, value in settings.items():
+        if not isinstance(getattr(model, name), keras.layers.Layer):
+            assert getattr(model, name) == getattr(again, name) == value
+
+
+# --- what is wrong, in one sentence
+
+
+def assert_refused(call, *words, error=ValueError):
+    with pytest.raises(error) as found:
+        call()
+    message = str(found.value)
+    assert "\n" not in message and message.endswith(".")
+    for word in words:
+        assert word in message
+
+
+def illegal(setting):
+    """Values beyond each of a setting's bounds, and NaN."""
+    beyond = [setting.above, setting.below]
+    beyond += [None if setting.least is None else setting.least - 1]
+    beyond += [None if setting.most is None else setting.most + 1]
+    values = [value for value in beyond if value is not None]
+    return ["nonsense"] if setting.choices else [*values, math.nan] if values else []
+
+
+def test_values_out_of_range_are_refused_by_name(case):
+    flags = {name: flag for flag, (name, _) in flags_of(case.name).items()}
+    for name, declared in settings_of(case.method).items():
+        for value in illegal(declared.setting):
+            make = functools.partial(case.method, classifier(), **{name: value})
+            assert_refused(make, f"{name} must be", repr(value))
+            flag = flags[name]
+            make = functools.partial(Config, method=case.name, **{flag: value})
+            assert_refused(make, f"--{flag} must be", repr(value), error=UserError)
+
+
+def test_settings_of_another_method_are_refused_or_named(case):
+    own = settings_of(case.method)
+    theirs = {n for method in METHODS.values() for n in settings_of(method)} - set(own)
+    for name in theirs:
+        make = functools.partial(case.method, classifier(), **{name: 1})
+        assert_refused(make, f"{case.method.__name__} has no setting {name}", *own)
+    for other in METHODS:
+        for flag, (_, declared) in flags_of(other).items():
+            if flag not in flags_of(case.name):
+                config = Config(method=case.name, **{flag: another(declared)})
+                assert [text.split("=")[0] for text in config.unused()] == [f"--{flag}"]
+
+
+def test_a_stream_that_is_missing_is_named(case):
+    for name in feeds.needed_streams(case.method):
+        assert_refused(lambda: case.model().fit(X, Y, verbose=0), f"{name}_data=")
+
+
+def test_batches_that_are_too_small_are_refused(case, monkeypatch):
+    least = max(case.method.least_batch, 2)
+    monkeypatch.setattr(case.method, "least_batch", least)
+    further = feeds.further_data(case.method, X, Y, BATCH)
+    # Of so many batches, the last holds so many.
+    too_small = [(least - 1, 4 * (least - 1), least - 1), (least, least + 1, 1)]
+    for size, examples, last in too_small:
+        fit = functools.partial(
+            case.model().fit, X[:examples], Y[:examples], batch_size=size, **further
+        )
+        assert_refused(fit, f"needs batches of {least}", f"{last} of them in the last")
+    make = functools.partial(Config, method=case.name, batch_size=least - 1)
+    assert_refused(make, f"needs {least} examples a batch", error=UserError)
+
+
+def test_a_method_that_nobody_knows_is_refused():
+    assert_refused(lambda: Config(method="nonsense"), *METHODS, error=UserError)
+
+
+def test_every_method_is_public_and_has_a_config():
+    paths = (pathlib.Path(__file__).parents[1] / "configs").glob("*.cfg")
+    configs = {config_module.read(path).method for path in paths}
+    for name, method in METHODS.items():
+        assert getattr(clidmu, method.__name__) is method
+        assert name in configs, f"no file in configs/ trains {name}"

@@ -49,7 +49,8 @@ def plain_meta_gradient(
         gradient = inner.gradient(loss, theta)
         moved = [w - learning_rate * g for w, g in zip(theta, gradient, strict=True)]
         meta_loss = meta_objective(*apply(moved, meta_x))
-    return outer.gradient(meta_loss, phi)
+    meta_gradient: Tensors = outer.gradient(meta_loss, phi)
+    return meta_gradient
 
 
 class Forward(NamedTuple):
@@ -107,12 +108,13 @@ def local_forward(apply: Callable) -> Callable[..., Forward]:
             features, logits, state = apply(theta, state, x)
 
         def pullback(u: tf.Tensor) -> Tensors:
-            return tape.gradient(
+            gradient: Tensors = tape.gradient(
                 logits,
                 theta,
                 output_gradients=u,
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
+            return gradient
 
         features = tf.stop_gradient(features)
         return Forward(features, logits, state, pullback, pullback)

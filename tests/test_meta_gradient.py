@@ -4,7 +4,11 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
-from clidmu_tf.core.meta_gradient import local_forward, meta_step
+from clidmu_tf.core.meta_gradient import (
+    local_forward,
+    meta_step,
+    plain_meta_gradient,
+)
 from clidmu_tf.engine.distributed import Alone, distributed_forward
 from reference import (
     GOLDEN,
@@ -282,8 +286,13 @@ def test_sharing_the_forward_pass_changes_nothing(weight_net, mode):
 
     real, state_after, meta_loss, gradient = step(x, meta_x)
     np.testing.assert_allclose(meta_loss, expected_loss, rtol=1e-10)
+    plain = plain_meta_gradient(
+        lambda theta, x: model.network.apply(theta, state, x)[:2],
+        *(loss, objective, theta, phi, x, meta_x, RATE),
+    )
     for got, wanted in [
         *zip(gradient, expected, strict=True),
+        *zip(gradient, plain, strict=True),
         *zip(real, expected_real, strict=True),
         *zip(state_after, expected_state, strict=True),
     ]:

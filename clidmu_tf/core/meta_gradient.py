@@ -31,7 +31,7 @@ MetaObjective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def plain_meta_gradient(
-    apply: Callable,
+    apply: Callable[..., Any],
     training_loss: TrainingLoss,
     meta_objective: MetaObjective,
     theta: Tensors,
@@ -92,7 +92,7 @@ class MetaStep(NamedTuple):
     phi: Tensors
 
 
-def local_forward(apply: Callable) -> Callable[..., Forward]:
+def local_forward(apply: Callable[..., Any]) -> Callable[..., Forward]:
     """Forward passes on one device, by nested gradient tapes.
 
     Args:

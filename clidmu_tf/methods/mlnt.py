@@ -13,6 +13,7 @@ from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
+from clidmu_tf.nets.second_derivatives import twice_differentiable
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
@@ -259,18 +260,19 @@ class MLNT(Method):
         target = tf.nn.softmax(logits)
         if mentor is not None:
             target += self.mentor_share * (mentor - target)
-        found = consistency_gradient(
-            self.network.apply,
-            theta=theta,
-            state=state,
-            x=x,
-            label_sets=self._label_sets(slots, x, batch),
-            teacher=target,
-            learning_rate=self.virtual_rate,
-            ramp=ramp(now, self.start_step, self.full_step),
-            total=self.replicas.sum,
-            piece=self.piece(),
-        )
+        with twice_differentiable():
+            found = consistency_gradient(
+                self.network.apply,
+                theta=theta,
+                state=state,
+                x=x,
+                label_sets=self._label_sets(slots, x, batch),
+                teacher=target,
+                learning_rate=self.virtual_rate,
+                ramp=ramp(now, self.start_step, self.full_step),
+                total=self.replicas.sum,
+                piece=self.piece(),
+            )
         return found, teacher
 
     def _label_sets(self, slots, x, batch):

@@ -30,29 +30,39 @@ from clidmu_tf.nets.weight_nets import WNet
 # heart, and the longer it knows no better than they do. So under noisy_mae the meta
 # optimizer's rate is that for so many examples, and falls with their number.
 MEMORISED = 1000
-# Under noisy_mae the least weight of a label: a class that has lost all of its weight
-# could not win it back.
-LEAST_WEIGHT = 1e-3
+# Of a WNet that is judged so: it starts by trusting all labels alike, and leaves each a
+# little weight, since a class that lost all of its own could not win it back.
+JUDGED = {"starts_even": True, "least": 1e-3}
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
 class CLIDMU(Reweighting):
     """Trains a Keras classifier on noisy labels, with no clean label.
 
-    Each step moves a copy of the classifier along the weighted loss (the virtual
-    step), measures there how well features and predictions agree (CLID, no
-    labels), and improves the weight net through that; then the classifier takes
-    its real step with the new weights.
+    A small weight net makes a weight of each label's loss. Each step moves a copy of
+    the classifier along the weighted loss (the virtual step), judges what came of it,
+    and improves the weight net through that; then the classifier takes its real step
+    with the new weights. What judges is `meta_objective`:
 
-    `class_balance=False, prior_penalty=0.0` is the paper to the letter. The two
-    terms keep the weights from writing off whole classes, which CLID can't see.
+    - `"noisy_mae"`, the default for a `WNet`: the given labels of the batch and of the
+      last examples before it, right or wrong, by their mean absolute error, each after
+      a virtual step of the last layer that all the others take. The error is symmetric,
+      so that wrong labels cancel, and no label speaks for itself. It needs no second
+      pass and no further data. The weight net learns the slower, the more examples
+      there are.
+    - `"clid"`, the paper's: how well features and predictions agree, without a label.
+      With `virtual_scope="all", class_balance=False, prior_penalty=0.0` it is the paper
+      to the letter. On data that are hard to learn it does harm unless the meta
+      learning rate is low and a warm-up comes first.
+    - `"cross_entropy"` or `"mae"` of labelled `meta_data`: an oracle, if they are right.
 
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer, with
             or without a softmax.
         weight_net: `"wnet"`, `"vri"`, or an instance of `WNet` or `VRI`.
-        meta_objective: `"clid"`, or with labelled `meta_data` `"cross_entropy"` or
-            `"mae"`.
+        meta_objective: One of the above; `"auto"` is `"noisy_mae"` with a `WNet`, a
+            `virtual_scope` of `"auto"` or `"head"` and no `feature_layer`, else
+            `"clid"`.
         temperature: Of CLID, above 0.
         class_balance: Whether each given class keeps its share of the total
             weight. `VRI` masks logits and has no such weight; it is left out there.
@@ -63,7 +73,9 @@ class CLIDMU(Reweighting):
         meta_interval: A meta update every so many steps; the steps between reuse
             the weight net as it is. 1 is the paper.
         virtual_scope: Which weights the virtual step moves: `"all"` (the paper),
-            `"last_block"` or `"head"`, cheaper approximations.
+            `"last_block"` or `"head"`, cheaper approximations; `"auto"` is `"head"`
+            where the given labels judge, else `"all"`.
+        judges: Examples before the batch that judge beside it, 0 or more.
         feature_layer: Name of the layer whose output is the features; `None` for
             the input of the last Dense layer.
         seed: Seed of the draws that VRI samples.
@@ -86,14 +98,17 @@ class CLIDMU(Reweighting):
 
     Reference:
         Hu et al., KDD 2025, arXiv:2507.11807, algorithm 1. The class balance is
-        this package's; the penalty is DivideMix's (Li et al., ICLR 2020).
+        this package's; the penalty is DivideMix's (Li et al., ICLR 2020). That given
+        labels can judge by a symmetric loss is shown by Ghosh and Lan, "Do We Really
+        Need Gold Samples for Sample Weighting under Label Noise?", WACV 2021; that
+        each is judged by a step of the others is this package's.
     """
 
     def __init__(
         self,
         classifier,
         weight_net: WeightNet = "wnet",
-        meta_objective: MetaObjective = "noisy_mae",
+        meta_objective: MetaObjective = "auto",
         temperature: Temperature = 0.5,
         class_balance: ClassBalance = True,
         prior_penalty: PriorPenalty = 1.0,
@@ -111,10 +126,15 @@ class CLIDMU(Reweighting):
         seed=None,
         **kwargs,
     ):
-        if meta_objective == "noisy_mae":
-            _check_noisy_mae(virtual_scope, feature_layer)
-            if weight_net == "wnet":
-                weight_net = WNet(starts_even=True, least=LEAST_WEIGHT)
+        obstacle = _obstacle(weight_net, virtual_scope, feature_layer)
+        if meta_objective == "noisy_mae" and obstacle:
+            raise ValueError(
+                "meta_objective='noisy_mae' takes its virtual step with the last layer, "
+                f"for the weights of a WNet; received {obstacle}: leave it out, or use "
+                "meta_objective='clid'."
+            )
+        if weight_net == "wnet" and meta_objective in ("auto", "noisy_mae"):
+            weight_net = WNet() if obstacle else WNet(**JUDGED)
         super().__init__(
             classifier,
             weight_net=weight_net,
@@ -145,11 +165,18 @@ class CLIDMU(Reweighting):
     @property
     def judged_by_labels(self):
         """Whether the given labels judge, each after a step of the others."""
-        return self.meta_objective == "noisy_mae"
+        obstacle = _obstacle(self.weight_net, self.virtual_scope, self.feature_layer)
+        is_auto = self.meta_objective == "auto" and not obstacle
+        return is_auto or self.meta_objective == "noisy_mae"
 
-    def draws(self, batch, kind):
-        more = self.judges if self.judged_by_labels else 0
-        return super().draws(batch, kind, more)
+    def fit(self, x=None, y=None, *, meta_data=None, **kwargs):
+        """As `Reweighting.fit`."""
+        if self.judged_by_labels and meta_data is not None:
+            raise ValueError(
+                "meta_data= is for other meta objectives: under 'noisy_mae' the given "
+                "labels judge. Leave it out, or use meta_objective='clid'."
+            )
+        return super().fit(x, y, meta_data=meta_data, **kwargs)
 
     def step(self, kind, forward, values, x, batch):
         if not self.judged_by_labels:
@@ -160,7 +187,7 @@ class CLIDMU(Reweighting):
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":
             meta_loss, meta_gradient = self._judge(
-                phi, examples, classes, batch["noise"], values["learning_rate"]
+                phi, examples, classes, values["learning_rate"]
             )
             phi = self._update_weight_net(meta_gradient)
         loss = mean_cross_entropy(batch)
@@ -174,14 +201,12 @@ class CLIDMU(Reweighting):
         slots |= dict(zip(judges.SLOTS, kept, strict=True))
         return StepResult(gradient, here.state, here.logits, logs, slots)
 
-    def _judge(self, phi, examples, classes, noise, learning_rate):
+    def _judge(self, phi, examples, classes, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
-        if noise is not None:
-            noise = noise[0, : tf.shape(examples.logits)[0]]
         rate = tf.cast(learning_rate, examples.logits.dtype)
         with tf.GradientTape() as tape:
             tape.watch(phi)
-            loss = judges.verdict(self.weighting, phi, examples, classes, noise, rate)
+            loss = judges.verdict(self.weighting, phi, examples, classes, rate)
         return loss, tape.gradient(loss, phi, unconnected_gradients="zero")
 
     def _judges(self, here, values, batch):
@@ -212,16 +237,10 @@ class CLIDMU(Reweighting):
         return phi
 
 
-def _check_noisy_mae(virtual_scope, feature_layer):
+def _obstacle(weight_net, virtual_scope, feature_layer):
+    """What keeps the given labels from judging, as it was received; or `None`."""
+    if weight_net != "wnet" and not isinstance(weight_net, WNet):
+        return f"weight_net={weight_net!r}"
     if virtual_scope not in ("auto", "head"):
-        raise ValueError(
-            "meta_objective='noisy_mae' takes its virtual step with the last layer "
-            f"alone; received virtual_scope={virtual_scope!r}: leave it at 'auto', or "
-            "use meta_objective='clid'."
-        )
-    if feature_layer is not None:
-        raise ValueError(
-            "meta_objective='noisy_mae' reads the inputs of the last Dense layer; "
-            f"received feature_layer={feature_layer!r}: leave it out, or use "
-            "meta_objective='clid'."
-        )
+        return f"virtual_scope={virtual_scope!r}"
+    return feature_layer and f"feature_layer={feature_layer!r}"

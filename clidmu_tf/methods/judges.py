@@ -51,31 +51,23 @@ def judges(features, logits, targets, kept, head_logits):
     )
 
 
-def verdict(weighting, phi, examples, classes, noise, learning_rate):
+def verdict(weighting, phi, examples, classes, learning_rate):
     """Mean absolute error of the given labels, each after a step of all the others.
 
     Args:
-        weighting: The `Weighting`.
+        weighting: The `Weighting`, of a `WNet`.
         phi: The weight net's values; the result is differentiable by them.
         examples: The `Judges`.
         classes: What `update_classes` keeps of each class.
-        noise: VRI's draws `(n, num_classes)`, `None` for WNet.
         learning_rate: η of the virtual step.
     """
     features, logits, targets = examples
     present = tf.reduce_sum(targets, axis=-1)
-    if weighting.masks:
-        mask, _ = weighting.mask(phi, features, targets, noise)
-        slopes = mask * (tf.nn.softmax(mask * logits, axis=-1) - targets)
-        weights = present
-    else:
-        slopes = tf.nn.softmax(logits, axis=-1) - targets
-        weights = weighting.raw_weights(phi, features, logits, {"targets": targets})
-        # An empty row is of no class: balanced, it would be divided by zero.
-        some_class = targets + (1 - present)[:, None] / tf.cast(
-            tf.shape(targets)[1], targets.dtype
-        )
-        weights = present * weighting.balanced(weights, some_class, classes)
+    slopes = tf.nn.softmax(logits, axis=-1) - targets
+    weights = weighting.raw_weights(phi, features, logits, {"targets": targets})
+    # An empty row is of no class: balanced, it would be divided by zero.
+    classes_of = targets + (1 - present)[:, None]
+    weights = present * weighting.balanced(weights, classes_of, classes)
     after = leave_one_out_logits(features, logits, slopes, weights, learning_rate)
     losses = mean_absolute_error(after, targets) * present
     return tf.reduce_sum(losses) / tf.reduce_sum(present)

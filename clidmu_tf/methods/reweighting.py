@@ -17,7 +17,7 @@ from clidmu_tf.methods.weighting import Weighting, update_classes
 from clidmu_tf.nets import weight_nets
 from clidmu_tf.nets.features import virtual_variables
 
-META_OBJECTIVES = ("noisy_mae", "clid", "cross_entropy", "mae")
+META_OBJECTIVES = ("auto", "noisy_mae", "clid", "cross_entropy", "mae")
 VIRTUAL_SCOPES = ("auto", "all", "last_block", "head")
 WEIGHT_NETS = ("wnet", "vri")
 COLLAPSED_WEIGHT = 1e-6
@@ -33,9 +33,9 @@ WeightNet = Annotated[
 MetaObjective = Annotated[
     str,
     Setting(
-        "What judges the virtual step: the given labels, each after a step of the "
-        "others; CLID; or cross_entropy or mae of the true labels of the meta examples "
-        "(an oracle).",
+        "What judges the virtual step: noisy_mae, the given labels, each after a step "
+        "of the others; clid; or cross_entropy or mae of the true labels of the meta "
+        "examples (an oracle). auto: noisy_mae where it can be, else clid.",
         META_OBJECTIVES,
         flag="meta_objective",
     ),
@@ -65,7 +65,7 @@ MetaInterval = Annotated[
 VirtualScope = Annotated[
     str,
     Setting(
-        "Weights that the virtual step moves; auto: head for noisy_mae, else all.",
+        "Weights that the virtual step moves; auto: head of noisy_mae, else all.",
         VIRTUAL_SCOPES,
         flag="virtual_scope",
     ),
@@ -233,11 +233,10 @@ class Reweighting(Method):
             return "warmup"
         return "reuse" if (step - self.warmup_steps) % self.meta_interval else "meta"
 
-    def draws(self, batch, kind, more=0):
+    def draws(self, batch, kind):
         if not self.weighting.masks:
             return {"noise": None}
-        rows, num_classes = tf.unstack(tf.shape(batch["targets"]))
-        shape = tf.stack([2, rows + more, num_classes])
+        shape = tf.concat([[2], tf.shape(batch["targets"])], axis=0)
         seed = tf.cast(self.generator.next(), "int32")
         normal = tf.random.stateless_normal(shape, seed, dtype=batch["targets"].dtype)
         return {"noise": normal}
@@ -298,7 +297,7 @@ class Reweighting(Method):
 
     def meta_objective_of(self, targets):
         """The meta objective of features and logits, given the meta labels if any."""
-        if self.meta_objective == "clid":
+        if self.meta_objective in ("auto", "clid"):
             return lambda features, logits: clid(features, logits, self.temperature)
         losses = {"cross_entropy": cross_entropy, "mae": mean_absolute_error}
         loss = losses[self.meta_objective]

@@ -55,7 +55,7 @@ class Weighting:
         return tf.reduce_sum(weights * losses * batch["sample_weight"])
 
     def _masked(self, phi, features, logits, batch, classes, virtual):
-        noise = batch["noise"][0 if virtual else 1][: tf.shape(logits)[0]]
+        noise = batch["noise"][0 if virtual else 1]
         mask, kl = self.mask(phi, features, batch["targets"], noise)
         losses = cross_entropy(mask * logits, batch["targets"])
         loss = tf.reduce_mean(losses * batch["sample_weight"])

@@ -47,25 +47,15 @@ def paper(classifier, seed):
     return clid(classifier, seed, class_balance=False, prior_penalty=0.0)
 
 
-def clid_head(classifier, seed):
-    return clid(classifier, seed, virtual_scope="head")
-
-
 def oracle(classifier, seed):
     return default(classifier, seed, meta_objective="cross_entropy")
-
-
-def vri(classifier, seed):
-    return default(classifier, seed, weight_net="vri")
 
 
 METHODS = {
     "cross-entropy": cross_entropy,
     "CLID-MU, default": default,
-    "CLID-MU, CLID": clid,
-    "CLID-MU, CLID, the paper's form": paper,
-    "CLID-MU, CLID, head": clid_head,
-    "CLID-MU, default, VRI": vri,
+    "CLID-MU, judged by CLID": clid,
+    "the same, the paper's form": paper,
     "oracle: clean meta labels": oracle,
 }
 # What tables and texts can be given to beside networks.

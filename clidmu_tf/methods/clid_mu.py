@@ -54,7 +54,8 @@ class CLIDMU(Reweighting):
       With `virtual_scope="all", class_balance=False, prior_penalty=0.0` it is the paper
       to the letter. On data that are hard to learn it does harm unless the meta
       learning rate is low and a warm-up comes first.
-    - `"cross_entropy"` or `"mae"` of labelled `meta_data`: an oracle, if they are right.
+    - `"cross_entropy"` or `"mae"` of labelled `meta_data`: an oracle, if these are
+      right.
 
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer, with
@@ -129,8 +130,8 @@ class CLIDMU(Reweighting):
         obstacle = _obstacle(weight_net, virtual_scope, feature_layer)
         if meta_objective == "noisy_mae" and obstacle:
             raise ValueError(
-                "meta_objective='noisy_mae' takes its virtual step with the last layer, "
-                f"for the weights of a WNet; received {obstacle}: leave it out, or use "
+                "meta_objective='noisy_mae' takes its virtual step with the last layer "
+                f"and the weights of a WNet; received {obstacle}: leave it out, or use "
                 "meta_objective='clid'."
             )
         if weight_net == "wnet" and meta_objective in ("auto", "noisy_mae"):

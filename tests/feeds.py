@@ -8,22 +8,22 @@ from clidmu_tf.engine.settings import settings_of
 LEARNING_RATE, META_LEARNING_RATE, SEED = 0.2, 0.5, 3
 
 
-def warm_ups(method):
-    """Settings that count epochs, on the command line at least; a test has few."""
-    return [
-        name
-        for name, declared in settings_of(method).items()
-        if declared.setting.in_epochs or name.endswith("_epochs")
-    ]
-
-
 def short_settings(method, warmup):
-    """Settings by which each kind of step comes soon: after so many of a warm-up."""
-    declared = settings_of(method)
-    return {
-        name: warmup if declared[name].setting.in_epochs else 1
-        for name in warm_ups(method)
-    }
+    """Settings by which a method does within two epochs all that it does.
+
+    Args:
+        method: A class.
+        warmup: What a setting is that counts epochs on the command line, and steps
+            elsewhere. Others that by their names wait for a step or an epoch are at
+            the least that they may be.
+    """
+    found = {}
+    for name, declared in settings_of(method).items():
+        if declared.setting.in_epochs:
+            found[name] = warmup
+        elif name.endswith(("_epochs", "_step")):
+            found[name] = int(declared.setting.least)
+    return found
 
 
 def compiled(method, classifier, warmup, meta_optimizer=None, **arguments):

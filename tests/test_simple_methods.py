@@ -37,6 +37,7 @@ def test_elr_remembers_what_the_reference_remembers():
         steps,
         epochs=3,
         steps_per_epoch=1,
+        shuffle=False,
         verbose=0,
         num_examples=GOLDEN["elr_num_examples"],
         callbacks=keras.callbacks.LambdaCallback(

@@ -243,7 +243,7 @@ def steps_per_epoch(config, source):
     return config.steps_per_epoch or len(source.train) // config.batch_size
 
 
-def build_model(config, source, steps):
+def build_model(config, source, steps, num_examples=0):
     """The training model, compiled."""
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.precision]
     keras.config.set_dtype_policy(policy)
@@ -266,7 +266,7 @@ def build_model(config, source, steps):
     if method.takes_meta_optimizer:
         compile_arguments["meta_optimizer"] = meta_optimizer_of(config)
     model.compile(**compile_arguments)
-    model.build_memory(len(source.train))
+    model.build_memory(num_examples)
     return with_metrics(model)
 
 

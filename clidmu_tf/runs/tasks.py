@@ -49,7 +49,7 @@ def train(config, is_trial=False):
     steps = experiment.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)
     with strategies.scope(strategy):
-        model = experiment.build_model(config, source, steps)
+        model = experiment.build_model(config, source, steps, len(source.train))
     # Whatever is wrong with the settings shows before the folder is taken.
     experiment.batches(config, source, strategy, 0, config.batch_size)
     experiment.meta_arguments(config, source, strategy, 0)
@@ -192,7 +192,9 @@ def export_task(config):
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
     source = workdir.read_source()
-    model, step, _ = restored(workdir, trained, source, source.steps)
+    model, step, _ = restored(
+        *(workdir, trained, source, source.steps, source.num_examples)
+    )
     export.export(
         model.classifier,
         workdir.export,
@@ -209,7 +211,7 @@ def audit_task(config):
     trained = settings_of(workdir, config)
     source = experiment.noisy_source(trained)
     steps = experiment.steps_per_epoch(trained, source)
-    model, _, rows = restored(workdir, trained, source, steps)
+    model, _, rows = restored(workdir, trained, source, steps, len(source.train))
     snapshots = snapshot_ensemble(trained, source, model, workdir)
     snapshots.restore(before_epoch=len(rows))
     issues = label_issues.write(trained, source, model, workdir, snapshots, rows)
@@ -219,9 +221,9 @@ def audit_task(config):
     )
 
 
-def restored(workdir, trained, source, steps):
+def restored(workdir, trained, source, steps, num_examples):
     """Returns a workdir's model at its last checkpoint, the step, and the metrics."""
-    model = experiment.build_model(trained, source, steps)
+    model = experiment.build_model(trained, source, steps, num_examples)
     log = MetricsLog(workdir.metrics)
     step = Checkpointer(workdir.checkpoints, log).restore(model)
     if not step:

@@ -97,11 +97,11 @@ def accuracy(settings):
         return support_vectors(settings)
     import keras
 
-    from clidmu_tf.runs import evaluation, experiment
+    from clidmu_tf.runs import datasets, evaluation
     from clidmu_tf.runs.config import Config
 
     config = Config(**settings)
-    source = experiment.noisy_source(config)
+    source = datasets.noisy_source(config)
     model = train(config, source)
     found = evaluation.evaluate_model(model.classifier, source, config)["accuracy"]
     keras.backend.clear_session()
@@ -112,11 +112,11 @@ def support_vectors(settings):
     """Test accuracy of an SVM of the pixels, on the labels as they are or filtered."""
     from sklearn.svm import SVC
 
-    from clidmu_tf.runs import experiment
+    from clidmu_tf.runs import datasets
     from clidmu_tf.runs.config import Config
 
     is_filtered = settings["method"] == SUPPORT_VECTORS[1]
-    source = experiment.noisy_source(Config(**{**settings, "method": "cross_entropy"}))
+    source = datasets.noisy_source(Config(**{**settings, "method": "cross_entropy"}))
     train, test = (
         (split.inputs.reshape(len(split), -1) / 255.0, split.labels)
         for split in (source.train, source.test)
@@ -133,19 +133,19 @@ def train(config, source, callbacks=()):
     """Trains the model of a Config on a source's training labels."""
     import keras
 
-    from clidmu_tf.runs import experiment
+    from clidmu_tf.runs import datasets, models
 
-    steps = experiment.steps_per_epoch(config, source)
+    steps = datasets.steps_per_epoch(config, source)
     keras.utils.set_random_seed(config.seed)
-    model = experiment.build_model(config, source, steps)
+    model = models.build_model(config, source, steps)
     model.fit(
-        experiment.batches(config, source, None, 0, config.batch_size),
+        datasets.batches(config, source, None, 0, config.batch_size),
         epochs=config.epochs,
         steps_per_epoch=steps,
         shuffle=False,
         verbose=0,
         callbacks=list(callbacks),
-        **experiment.meta_arguments(config, source, None, 0),
+        **datasets.meta_arguments(config, source, None, 0),
     )
     return model
 

@@ -41,7 +41,7 @@ from benchmarks import report
 from benchmarks.accuracy import NOISES, train
 from clidmu_tf import SnapshotEnsemble
 from clidmu_tf.reports import audit
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets
 from clidmu_tf.runs.config import Config
 
 FOLDS = 5
@@ -62,7 +62,7 @@ CIFAR = {
 def measure(name, settings, seed):
     """Runs every way on one data set; returns a row for each."""
     config = Config(**settings, seed=seed)
-    source = experiment.noisy_source(config)
+    source = datasets.noisy_source(config)
     is_wrong = source.train.labels != source.train.clean_labels
     rows = []
     for way, find in WAYS.items():
@@ -91,7 +91,7 @@ def scores(is_wrong, quality, flagged):
 
 
 def clid_mu_audit(config, source):
-    inputs = experiment.snapshot_inputs(config, source)
+    inputs = datasets.snapshot_inputs(config, source)
     snapshots = SnapshotEnsemble(inputs, k=config.snapshots)
     model = train(config, source, [snapshots])
     issues = audit(model, *in_memory(source.train), snapshots=snapshots)

@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 
 from clidmu_tf import noise
 from clidmu_tf.nets import backbones
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets
 from clidmu_tf.runs.config import Config
 
 TEXT_FEATURES = 4000
@@ -181,7 +181,7 @@ def table_rows():
 
 def images(seed, **settings):
     """The images that a `Config` names, with its noise, all of them in memory."""
-    source = experiment.noisy_source(Config(seed=seed, **settings))
+    source = datasets.noisy_source(Config(seed=seed, **settings))
     train, test = source.train, source.test
     known = train.clean_labels
     if known is None and settings.get("noise", "none") == "none":

@@ -9,7 +9,7 @@ from sklearn import metrics
 
 import clidmu_tf as clidmu
 from clidmu_tf import data
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets, models
 from clidmu_tf.runs.config import Config
 
 
@@ -159,12 +159,12 @@ def pair_flip():
     """Digits with 40 % pair flip, trained by CLID-MU for a third of its usual time."""
     keras.utils.set_random_seed(0)
     config = Config(noise="asymmetric", noise_rate=0.4, epochs=20, learning_rate=0.05)
-    source = experiment.noisy_source(config)
-    steps = experiment.steps_per_epoch(config, source)
-    model = experiment.build_model(config, source, steps)
-    snapshots = clidmu.SnapshotEnsemble(experiment.snapshot_inputs(config, source), k=3)
+    source = datasets.noisy_source(config)
+    steps = datasets.steps_per_epoch(config, source)
+    model = models.build_model(config, source, steps)
+    snapshots = clidmu.SnapshotEnsemble(datasets.snapshot_inputs(config, source), k=3)
     model.fit(
-        experiment.batches(config, source, None, 0, config.batch_size),
+        datasets.batches(config, source, None, 0, config.batch_size),
         epochs=config.epochs,
         steps_per_epoch=steps,
         verbose=0,

@@ -14,7 +14,7 @@ from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.errors import Preempted, UserError
 from clidmu_tf.files import read_arrays, write_arrays, write_atomically
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets, models, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 
@@ -126,7 +126,7 @@ def test_run_cut_in_every_way_ends_as_the_uncut_one(uncut, tmp_path, capsys):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", os.fsync)  # undoes `fill_disk`
             cut = Cut(step, act)
-            patch.setattr(run, "tensorboard", lambda workdir, cut=cut: cut)
+            patch.setattr(training, "tensorboard", lambda workdir, cut=cut: cut)
             with pytest.raises(type(error), match=str(error)):
                 train(config)
         assert saver_of(tmp_path / "run").restore(model_of(uncut)) == goes_on_at
@@ -190,7 +190,7 @@ def test_no_checkpoint_that_can_be_read_is_an_error(copy):
 
 def model_of(workdir, **changes):
     config = config_of(workdir, **changes)
-    return experiment.build_model(config, experiment.load_source(config), STEPS)
+    return models.build_model(config, datasets.load_source(config), STEPS)
 
 
 def saver_of(workdir):

@@ -20,7 +20,7 @@ from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets, label_issues, models, outcome, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from test_distributed import finish, start
@@ -232,12 +232,13 @@ def small_network(name, input_shape, num_classes, seed=0):
 
 
 def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment.backbones, "build", small_network)
+    monkeypatch.setattr(models.backbones, "build", small_network)
     # What takes longer than all the rest; `test_train.py` looks at it.
     monkeypatch.setattr(run.export, "export", lambda *args: None)
-    monkeypatch.setattr(run, "tensorboard", lambda workdir: keras.callbacks.Callback())
-    monkeypatch.setattr(run.plots, "curves", lambda rows, file: None)
-    monkeypatch.setattr(run.label_issues.plots, "weights", lambda *args: None)
+    quiet = keras.callbacks.Callback()
+    monkeypatch.setattr(training, "tensorboard", lambda workdir: quiet)
+    monkeypatch.setattr(outcome.figures, "curves", lambda rows, file: None)
+    monkeypatch.setattr(label_issues.figures, "weights", lambda *args: None)
     # Epochs that a flag counts are one, as in `feeds.short_settings`.
     one = {
         flag: 1
@@ -261,20 +262,18 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     run.train(config)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"label_issues.csv", "report.html", "summary.json"} <= left
-    source = experiment.noisy_source(config)
+    source = datasets.noisy_source(config)
     network = small_network("", source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
     model = feeds.compiled(case.method, network, STEPS, meta_optimizer)
     model.fit(
-        experiment.batches(
-            config, source, None, 0, BATCH, indexed=bool(model.memory())
-        ),
+        datasets.batches(config, source, None, 0, BATCH, indexed=bool(model.memory())),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         verbose=0,
         num_examples=EXAMPLES,
-        examples=experiment.SplitExamples(config, source, None),
-        **experiment.meta_arguments(config, source, None, 0),
+        examples=datasets.SplitExamples(config, source, None),
+        **datasets.meta_arguments(config, source, None, 0),
     )
     *_, last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
     by_hand, record = state_of(model), np.load(last)

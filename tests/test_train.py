@@ -24,7 +24,7 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays
 from clidmu_tf.runs import cli as command_line
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import evaluation, experiment, strategies
+from clidmu_tf.runs import datasets, evaluation, strategies, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 
@@ -108,7 +108,7 @@ def test_summary_says_what_the_run_came_to(finished):
     summary = json.loads((workdir / "summary.json").read_text())
     rows = np.genfromtxt(workdir / "metrics.csv", delimiter=",", names=True)
     best = rows["snapshot_clid"].argmin()
-    labels = experiment.noisy_source(config_module.read(workdir / "config.cfg")).train
+    labels = datasets.noisy_source(config_module.read(workdir / "config.cfg")).train
     assert summary == {
         "dataset": "digits",
         "method": "clid_mu",
@@ -160,7 +160,7 @@ def test_export_of_an_unfinished_run_serves_its_last_checkpoint(cli, tmp_path):
         on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "tensorboard", lambda workdir: kill)
+        patch.setattr(training, "tensorboard", lambda workdir: kill)
         stopped = cli(*SMALL, flag)
     assert stopped.code == 75 and "Saved at step 1 and stopped" in stopped.err
     with pytest.MonkeyPatch.context() as patch:

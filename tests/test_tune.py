@@ -19,7 +19,7 @@ import clidmu_tf as clidmu
 from clidmu_tf.core.losses import clid
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import evaluation, experiment, trials
+from clidmu_tf.runs import datasets, evaluation, models, trials
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import Workdir
@@ -276,8 +276,8 @@ def test_port_that_is_none_is_refused(port, monkeypatch):
 
 def test_holdout_takes_noisy_labels_out_of_training():
     config = Config(noise="symmetric", noise_rate=0.6, noisy_holdout=0.2)
-    source = experiment.noisy_source(config)
-    whole = experiment.noisy_source(config.replace(noisy_holdout=0.0)).train
+    source = datasets.noisy_source(config)
+    whole = datasets.noisy_source(config.replace(noisy_holdout=0.0)).train
     train, held = source.train, source.holdout
     assert len(held) == 259 and len(train) == len(whole) - 259
     assert set(train.ids) | set(held.ids) == set(whole.ids)
@@ -286,16 +286,16 @@ def test_holdout_takes_noisy_labels_out_of_training():
     assert 0.45 < np.mean(held.labels != held.clean_labels) < 0.63
     # One holdout for all that a search changes.
     other = config.replace(temperature=2.0, batch_size=25, epochs=3, learning_rate=0.1)
-    assert list(experiment.noisy_source(other).holdout.ids) == list(held.ids)
+    assert list(datasets.noisy_source(other).holdout.ids) == list(held.ids)
 
 
 def test_reference_clid_does_not_see_what_is_searched():
     config = Config(noisy_holdout=0.3, train_examples=800)
-    source = experiment.noisy_source(config)
+    source = datasets.noisy_source(config)
     values = []
     for changes in ({}, {"temperature": 3.0, "batch_size": 50}):
         changed = config.replace(**changes)
-        model = experiment.build_model(changed, source, 1)
+        model = models.build_model(changed, source, 1)
         values.append(evaluation.reference_clid(model, source, changed))
     assert values[0] == values[1]
     # 240 held out: two batches of 100, and 40 that are left out.

@@ -10,7 +10,7 @@ import tempfile
 import keras
 
 from clidmu_tf.errors import UserError
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import datasets
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
@@ -89,8 +89,8 @@ def space_of(config):
     if "learning_rate" in names:  # whatever is wrong with the lowest shows now
         lowest = config.learning_rate / searchable["learning_rate"]
         config.replace(learning_rate=lowest)
-    source = experiment.noisy_source(config)
-    experiment.meta_arguments(config, source, None, 0)  # or every trial would say it
+    source = datasets.noisy_source(config)
+    datasets.meta_arguments(config, source, None, 0)  # or every trial would say it
     examples = len(source.train)
     base = {name: getattr(config, name) for name in searchable}
     return space_around(

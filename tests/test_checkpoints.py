@@ -14,9 +14,10 @@ from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.errors import Preempted, UserError
 from clidmu_tf.files import read_arrays, write_arrays, write_atomically
-from clidmu_tf.runs import datasets, models, training
 from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs import training
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 STEPS, EPOCHS = 6, 3
 
@@ -189,8 +190,7 @@ def test_no_checkpoint_that_can_be_read_is_an_error(copy):
 
 
 def model_of(workdir, **changes):
-    config = config_of(workdir, **changes)
-    return models.build_model(config, datasets.load_source(config), STEPS)
+    return Experiment(config_of(workdir, **changes)).model
 
 
 def saver_of(workdir):

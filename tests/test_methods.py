@@ -20,9 +20,10 @@ from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import datasets, label_issues, models, outcome, training
+from clidmu_tf.runs import label_issues, models, outcome, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 from test_distributed import finish, start
 
 layers = keras.layers
@@ -262,18 +263,12 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     run.train(config)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"label_issues.csv", "report.html", "summary.json"} <= left
-    source = datasets.noisy_source(config)
-    network = small_network("", source.image_shape, 10, feeds.SEED)
+    experiment = Experiment(config)
+    network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
     model = feeds.compiled(case.method, network, STEPS, meta_optimizer)
     model.fit(
-        datasets.batches(config, source, None, 0, BATCH, indexed=bool(model.memory())),
-        epochs=EPOCHS,
-        steps_per_epoch=STEPS,
-        verbose=0,
-        num_examples=EXAMPLES,
-        examples=datasets.SplitExamples(config, source, None),
-        **datasets.meta_arguments(config, source, None, 0),
+        **experiment.fit_arguments(), epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0
     )
     *_, last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
     by_hand, record = state_of(model), np.load(last)

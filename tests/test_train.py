@@ -24,9 +24,10 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays
 from clidmu_tf.runs import cli as command_line
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import datasets, evaluation, strategies, training
+from clidmu_tf.runs import evaluation, outcome, strategies, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -108,7 +109,7 @@ def test_summary_says_what_the_run_came_to(finished):
     summary = json.loads((workdir / "summary.json").read_text())
     rows = np.genfromtxt(workdir / "metrics.csv", delimiter=",", names=True)
     best = rows["snapshot_clid"].argmin()
-    labels = datasets.noisy_source(config_module.read(workdir / "config.cfg")).train
+    labels = Experiment(config_module.read(workdir / "config.cfg")).source.train
     assert summary == {
         "dataset": "digits",
         "method": "clid_mu",
@@ -199,7 +200,8 @@ def test_largest_seed_trains(cli, tmp_path):
 
 
 def test_settings_without_use_are_named(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "fit", lambda *args: None)
+    monkeypatch.setattr(training, "fit", lambda *args: (None, None))
+    monkeypatch.setattr(outcome, "finish", lambda *args: None)
     flags = ("--weight_net=vri", "--warmup_epochs=1", "--meta_examples=30")
     for method, words in [
         ("cross_entropy", "no use of --weight_net=vri --warmup_epochs=1.\n"),

@@ -1,107 +1,102 @@
-"""What a Config describes as data: the source, the batches, the meta batches."""
+"""The data of a run: a source with its noise and holdout, and its batches."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from clidmu_tf import data
 from clidmu_tf.core.labels import check_labels
-from clidmu_tf.data import augment, noise
+from clidmu_tf.data import Source, Split, augment, noise
 from clidmu_tf.engine.examples import with_index
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS
 from clidmu_tf.runs import strategies
 
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
 
 
-def load_source(config):
-    """Loads the data set that a Config names."""
-    return data.load(
-        config.dataset,
-        data_dir=config.data_dir or None,
-        label_key=config.label_key,
-        clean_label_key=config.clean_label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        image_size=config.image_size,
-        resize_size=config.resize_size,
-        holdout=config.holdout,
-        on_bad_image=config.on_bad_image,
-        train_examples=config.train_examples,
-        seed=config.seed,
-    )
+# --- the source
 
 
-def noisy_source(config):
-    """Loads the data, adds the noise and cuts the holdout asked for; checks them."""
-    source = hold_out(config, add_noise(config, checked_source(config)))
-    if len(source.train) < config.batch_size:
-        raise UserError(
-            f"--batch_size={config.batch_size} is larger than the training data, "
-            f"{len(source.train)} examples: lower it."
-        )
-    return source
+def checked(source: Source, dataset: str) -> Source:
+    """Returns the source, whose labels are labels.
 
+    Args:
+        source: A source as it was loaded.
+        dataset: What --dataset calls it.
 
-def checked_source(config):
-    """Loads the data and checks the labels."""
-    source = load_source(config)
+    Raises:
+        UserError: They are not.
+    """
     count = len(source.class_names)
     for name, split in (("training", source.train), ("test", source.test)):
         try:
             check_labels(split.labels, count)
         except ValueError as error:
-            raise UserError(f"The {name} data of {config.dataset}: {error}") from None
+            raise UserError(f"The {name} data of {dataset}: {error}") from None
     return source
 
 
-def add_noise(config, source):
-    """Changes training labels as the Config asks for."""
-    if config.noise == "none":
+def add_noise(
+    source: Source, dataset: str, kind: str, rate: float, seed: int
+) -> Source:
+    """Redraws training labels at this rate; what they were is their truth.
+
+    Args:
+        source: A source.
+        dataset: What --dataset calls it.
+        kind: One of `data.noise.NOISES`.
+        rate: Probability that a label is redrawn.
+        seed: Decides which, and what they become.
+    """
+    if kind == "none":
         return source
-    train_split, count = source.train, len(source.class_names)
-    cifar = count if config.dataset.startswith("cifar10") else 0
-    if config.noise == "hierarchical" and cifar != 100:
+    split, count = source.train, len(source.class_names)
+    cifar = count if dataset.startswith("cifar10") else 0
+    if kind == "hierarchical" and cifar != 100:
         raise UserError(
             "--noise=hierarchical needs the superclasses of CIFAR-100; received "
-            f"--dataset={config.dataset}."
+            f"--dataset={dataset}."
         )
-    if config.noise == "instance" and not train_split.in_memory:
+    if kind == "instance" and not split.in_memory:
         raise UserError(
             "--noise=instance needs the images in memory, and those of "
-            f"--dataset={config.dataset} are read from files: choose another noise."
+            f"--dataset={dataset} are read from files: choose another noise."
         )
+    inputs: Any = split.inputs  # in memory, where it is read
     labels = noise.apply(
-        config.noise,
-        train_split.labels,
-        config.noise_rate,
-        config.seed,
+        kind,
+        split.labels,
+        rate,
+        seed,
         num_classes=count,
-        inputs=train_split.inputs,
+        inputs=inputs,
         mapping=noise.CIFAR10_PAIRS if cifar == 10 else None,
         groups=noise.CIFAR100_SUPERCLASSES if cifar == 100 else None,
     )
-    known = train_split.clean_labels
-    noisy = dataclasses.replace(
-        train_split,
-        labels=labels,
-        clean_labels=train_split.labels if known is None else known,
-    )
+    known = split.labels if split.clean_labels is None else split.clean_labels
+    noisy = dataclasses.replace(split, labels=labels, clean_labels=known)
     return dataclasses.replace(source, train=noisy)
 
 
-def hold_out(config, source):
+def hold_out(source: Source, share: float, seed: int) -> Source:
     """Moves a random part of the training data, noise and all, to the holdout.
 
     It depends on the seed alone, so that runs with one seed compare on one holdout.
+
+    Args:
+        source: A source.
+        share: How much of its training data; 0 for none.
+        seed: Decides which examples.
     """
-    if not config.noisy_holdout:
+    if not share:
         return source
     count = len(source.train)
-    order = np.random.default_rng((config.seed, count)).permutation(count)
-    first = max(1, round(config.noisy_holdout * count))
+    order = np.random.default_rng((seed, count)).permutation(count)
+    first = max(1, round(share * count))
     return dataclasses.replace(
         source,
         train=source.train.take(np.sort(order[first:])),
@@ -109,26 +104,123 @@ def hold_out(config, source):
     )
 
 
-def batches(
-    config, source, strategy, start_step, batch_size, split=None, seed=0, indexed=False
-):
-    """Training batches from a step on, cut over the strategy's replicas."""
+def with_clean_labels(split: Split, method: str) -> Split:
+    """Returns a split with the true labels in place of the given ones.
 
-    def make(num_shards, shard_index, replicas):
-        return data.training_batches(
-            split or source.train,
-            batch_size=batch_size,
-            seed=config.seed + seed,
-            image_shape=source.image_shape,
-            **augmentation(config),
-            start_step=start_step,
-            num_shards=num_shards,
-            shard_index=shard_index,
-            replicas_per_shard=replicas,
-            with_index=with_index if indexed else None,
+    Args:
+        split: A split.
+        method: What --method calls the method that wants them.
+
+    Raises:
+        UserError: The truth is unknown.
+    """
+    if split.clean_labels is None:
+        raise UserError(
+            f"--method={method} with a supervised meta objective needs true "
+            "labels: give --clean_label_key, or take --method=clid_mu and "
+            "--meta_objective=clid."
+        )
+    return dataclasses.replace(split, labels=split.clean_labels)
+
+
+def wrong_share(split: Split) -> float | None:
+    """The share of labels that are wrong, or `None` where the truth is unknown."""
+    if split.clean_labels is None:
+        return None
+    return float(np.mean(split.labels != split.clean_labels))
+
+
+# --- its batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Reads the examples of a source in order.
+
+    Attributes:
+        source: The source.
+        batch_size: Examples at a time.
+    """
+
+    source: Source
+    batch_size: int
+
+    def in_order(self, split: Split, batch_size: int | None = None) -> tf.data.Dataset:
+        """Every example of a split once: batches of `(x, y)`, x float32 in 0..255."""
+        return data.evaluation_batches(
+            split,
+            batch_size=batch_size or self.batch_size,
+            image_shape=self.source.image_shape,
         )
 
-    return strategies.distribute(strategy, make, batch_size)
+    def pixels_in_order(
+        self, split: Split, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `in_order`, with x as the uint8 images that they are, exactly."""
+        for x, y in self.in_order(split, batch_size).as_numpy_iterator():
+            yield np.round(x).astype("uint8"), y
+
+    def pixels(self, split: Split) -> np.ndarray:
+        """All images of a split, as uint8: floats would take four times the room."""
+        return np.concatenate([x for x, _ in self.pixels_in_order(split, 100)])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData(Reader):
+    """Reads a source to train on it, too: in an order that seed and step decide.
+
+    Attributes:
+        seed: Decides order, windows and augmentation.
+        augment: As for `data.training_batches`.
+        mirror: As for `data.training_batches`.
+        strategy: The devices whose replicas batches are cut over; `None` for one.
+    """
+
+    seed: int
+    augment: Callable | None = None
+    mirror: bool = False
+    strategy: tf.distribute.Strategy | None = None
+
+    def batches(self, start_step: int = 0, indexed: bool = False) -> Any:
+        """The labelled batches from a step on, told their examples' indices or not."""
+        name = with_index if indexed else None
+        return self._cut(
+            self.source.train, self.batch_size, self.seed, start_step, name
+        )
+
+    def batches_beside(self, split: Split, batch_size: int, start_step: int) -> Any:
+        """Batches of a part of the training data that go beside the labelled ones.
+
+        Args:
+            split: The part.
+            batch_size: Examples a batch.
+            start_step: Batches to leave out.
+        """
+        return self._cut(split, batch_size, self.seed + META_SEED, start_step)
+
+    def sample(self, most: int) -> Split:
+        """A random part of the training data, the same in all of a run."""
+        split = self.source.train
+        chosen = np.random.default_rng(self.seed).permutation(len(split))[:most]
+        return split.take(np.sort(chosen))
+
+    def _cut(self, split, batch_size, seed, start_step, with_index=None):
+        def make(num_shards, shard_index, replicas):
+            return data.training_batches(
+                split,
+                batch_size=batch_size,
+                seed=seed,
+                image_shape=self.source.image_shape,
+                augment=self.augment,
+                mirror=self.mirror,
+                start_step=start_step,
+                num_shards=num_shards,
+                shard_index=shard_index,
+                replicas_per_shard=replicas,
+                with_index=with_index,
+            )
+
+        return strategies.distribute(self.strategy, make, batch_size)
 
 
 class SplitExamples:
@@ -137,108 +229,33 @@ class SplitExamples:
     What `engine.examples.ArrayExamples` is to arrays; see there.
     """
 
-    def __init__(self, config, source, strategy):
-        self.config, self.source, self.strategy = config, source, strategy
+    def __init__(self, training_data: TrainingData):
+        self.data, self.split = training_data, training_data.source.train
 
     def __len__(self):
-        return len(self.source.train)
+        return len(self.split)
 
     def in_order(self, batch_size):
-        return data.evaluation_batches(
-            self.source.train,
-            batch_size=batch_size,
-            image_shape=self.source.image_shape,
-        )
+        return self.data.in_order(self.split, batch_size)
 
     def labels(self):
-        return self.source.train.labels
+        return self.split.labels
 
     def batches(self, indices, batch_size, start_step=0):
-        split = self.source.train.take(indices)
+        split = self.split.take(indices)
         size = min(batch_size, len(split))
-        return batches(
-            *(self.config, self.source, self.strategy, start_step, size, split),
-            seed=META_SEED,
-        )
+        return self.data.batches_beside(split, size, start_step)
 
 
-def augmentation(config):
-    """How `training_batches` augments; windows cut by --resize_size are the crops."""
-    words = [word.strip() for word in config.augment.split(",") if word.strip()]
-    of_window = ("crop", "flip") if config.resize_size else ()
-    rest = ",".join(word for word in words if word not in of_window)
-    return {"augment": augment.build(rest), "mirror": "flip" in words}
+def augmentation(words: str, is_window: bool) -> dict[str, Any]:
+    """How `TrainingData` augments.
 
-
-def meta_arguments(config, source, strategy, start_step):
-    """The meta data that a method's `fit` takes, from the same seed and step."""
-    method = METHODS[config.method]
-    if method.reads_examples:  # it makes its meta batches itself
-        return {"meta_batch_size": config.meta_batch_size or config.batch_size}
-    supervised = method.wants_clean_labels(config.method_settings(1))
-    if not method.takes_meta_optimizer or not (config.meta_batch_size or supervised):
-        return {}
-    split = meta_split(config, source)
-    if supervised:
-        if split.clean_labels is None:
-            raise UserError(
-                f"--method={config.method} with a supervised meta objective needs true "
-                "labels: give --clean_label_key, or take --method=clid_mu and "
-                "--meta_objective=clid."
-            )
-        split = dataclasses.replace(split, labels=split.clean_labels)
-    if config.meta_batch_size > len(split):
-        raise UserError(
-            f"--meta_batch_size={config.meta_batch_size} is larger than the "
-            f"{len(split)} training examples that meta batches are drawn from: lower "
-            "it, or raise --meta_examples."
-        )
-    size = config.meta_batch_size or min(config.batch_size, len(split))
-    dataset = batches(config, source, strategy, start_step, size, split, META_SEED)
-    if not supervised:
-        dataset = dataset.map(lambda x, y: x)
-    return {"meta_data": dataset}
-
-
-def meta_split(config, source):
-    """A random part of the training data, the same in all of a run."""
-    count = min(config.meta_examples, len(source.train))
-    chosen = np.random.default_rng(config.seed).permutation(len(source.train))[:count]
-    return source.train.take(np.sort(chosen))
-
-
-def snapshot_inputs(config, source):
-    """The inputs that CLID is measured on after each epoch, as uint8.
-
-    They stay in memory, where floats would take four times the room.
+    Args:
+        words: Augmentations, separated by commas.
+        is_window: Whether --resize_size has windows cut: those are the crops then,
+            and mirrored as they are cut.
     """
-    split = meta_split(config, source)
-    found = data.evaluation_batches(
-        split, batch_size=100, image_shape=source.image_shape
-    )
-    return np.concatenate([as_pixels(x) for x, _ in found.as_numpy_iterator()])
-
-
-def as_pixels(x):
-    """The uint8 images that whole values in 0..255 are, exactly."""
-    return np.round(x).astype("uint8")
-
-
-def raw_test(source, config):
-    found = data.evaluation_batches(
-        source.test, batch_size=config.batch_size, image_shape=source.image_shape
-    )
-    for x, y in found.as_numpy_iterator():
-        yield as_pixels(x), y
-
-
-def steps_per_epoch(config, source):
-    """Steps of an epoch: what was asked for, or all whole batches."""
-    return config.steps_per_epoch or len(source.train) // config.batch_size
-
-
-def wrong_share(split):
-    """The share of labels that are wrong, or `None` where the truth is unknown."""
-    if split.clean_labels is None:
-        return None
-    return float(np.mean(split.labels != split.clean_labels))
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    of_window = ("crop", "flip") if is_window else ()
+    rest = ",".join(name for name in names if name not in of_window)
+    return {"augment": augment.build(rest), "mirror": "flip" in names}

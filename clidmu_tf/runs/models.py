@@ -1,55 +1,49 @@
-"""What a Config describes as a model: classifier, optimizers, method, compiled."""
+"""The model of a run: a classifier with its first weights, optimizers, compiled."""
 
 import pathlib
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs.evaluation import top5_metrics
+from clidmu_tf.runs.workdir import Described
 
 JIT = {"auto": "auto", "on": True, "off": False}
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def build_model(config, source, steps, num_examples=0):
-    """The training model, compiled."""
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.precision]
-    keras.config.set_dtype_policy(policy)
+def build_classifier(
+    backbone: str,
+    described: Described,
+    seed: int,
+    precision: str = "float32",
+    init_weights: str = "",
+) -> keras.Model:
+    """Returns a network for these images and classes.
+
+    Args:
+        backbone: Name of the network.
+        described: What is known of the data.
+        seed: Decides the weights that come from no file.
+        precision: `"float32"` or `"bfloat16"`.
+        init_weights: File of initial weights; `""` for none.
+    """
+    keras.config.set_dtype_policy(POLICIES[precision])
     try:
-        classifier = backbones.build(
-            config.backbone, source.image_shape, len(source.class_names), config.seed
-        )
+        shape, count = described.image_shape, len(described.class_names)
+        classifier = backbones.build(backbone, shape, count, seed)
     finally:
         keras.config.set_dtype_policy("float32")
-    if config.init_weights:
-        load_weights(classifier, config.init_weights)
-    compile_arguments = {
-        "optimizer": optimizer_of(config, steps),
-        "metrics": ["accuracy", *top5_metrics(source)],
-        "jit_compile": JIT[config.jit],
-        "batch_scope": config.batch_scope,
-    }
-    method = METHODS[config.method]
-    model = method(classifier, seed=config.seed, **config.method_settings(steps))
-    if method.takes_meta_optimizer:
-        compile_arguments["meta_optimizer"] = meta_optimizer_of(config)
-    model.compile(**compile_arguments)
-    model.build_memory(num_examples)
-    return with_metrics(model)
+    if init_weights:
+        load_weights(classifier, init_weights)
+    return classifier
 
 
-def with_metrics(model):
-    """Makes the metrics' variables now: Keras waits for the first step, and a
-    checkpoint that is restored before it would not fit."""
-    model._compile_metrics.build(
-        tf.zeros([1], "int64"), tf.zeros([1, model.num_classes])
-    )
-    return model
-
-
-def load_weights(classifier, path):
+def load_weights(classifier: keras.Model, path: str) -> None:
     """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
     if not pathlib.Path(path).exists():
         raise UserError(f"--init_weights={path} is not there.")
@@ -68,7 +62,7 @@ def load_weights(classifier, path):
         ) from error
 
 
-def copy_weights(layer, model):
+def copy_weights(layer: keras.Layer, model: keras.Model) -> None:
     """Copies a layer's weights from a model that has it, or, as a keras.applications
     network does that is a layer of ours, has the layers inside of it."""
     inside = getattr(layer, "layers", [])
@@ -80,26 +74,68 @@ def copy_weights(layer, model):
         layer.set_weights(model.get_layer(layer.name).get_weights())
 
 
-def optimizer_of(config, steps):
-    """The classifier's optimizer with its schedule."""
-    rate = config.learning_rate
-    period = (config.lr_period or config.epochs) * steps
-    floor = config.lr_min / rate if rate else 0.0
-    if config.lr_schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, period, alpha=floor)
-    elif config.lr_schedule == "cosine_restarts":
-        rate = keras.optimizers.schedules.CosineDecayRestarts(
+def learning_rate(schedule: str, rate: float, least: float, period: int) -> Any:
+    """Returns a learning rate, or how it falls.
+
+    Args:
+        schedule: `"constant"`, `"cosine"` or `"cosine_restarts"`.
+        rate: What it starts at.
+        least: What a cosine ends at.
+        period: Steps of one cosine.
+    """
+    floor = least / rate if rate else 0.0
+    if schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(rate, period, alpha=floor)
+    if schedule == "cosine_restarts":
+        return keras.optimizers.schedules.CosineDecayRestarts(
             rate, period, t_mul=1.0, alpha=floor
         )
-    decay = config.weight_decay or None
-    if config.optimizer == "adam":
+    return rate
+
+
+def build_optimizer(
+    name: str, rate: Any, weight_decay: float, momentum: float = 0.0
+) -> keras.Optimizer:
+    """Returns an optimizer.
+
+    Args:
+        name: `"sgd"` or `"adam"`.
+        rate: Learning rate, or its schedule.
+        weight_decay: Decoupled weight decay; 0 for none.
+        momentum: Of SGD.
+    """
+    decay = weight_decay or None
+    if name == "adam":
         return keras.optimizers.Adam(rate, weight_decay=decay)
-    return keras.optimizers.SGD(rate, momentum=config.momentum, weight_decay=decay)
+    return keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay)
 
 
-def meta_optimizer_of(config):
-    """The weight net's optimizer."""
-    makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-    return makers[config.meta_optimizer](
-        config.meta_learning_rate, weight_decay=config.meta_weight_decay or None
+def compile_model(
+    model: Method,
+    described: Described,
+    optimizers: dict[str, keras.Optimizer],
+    jit: str = "auto",
+    batch_scope: str = "global",
+) -> Method:
+    """Returns the model, compiled and with every variable that it will have.
+
+    A checkpoint that is restored before the first step fits it so.
+
+    Args:
+        model: The model.
+        described: What is known of the data.
+        optimizers: Those that the method's `compile` takes, by name.
+        jit: `"auto"`, `"on"` or `"off"`.
+        batch_scope: As for `compile`.
+    """
+    count = len(described.class_names)
+    model.compile(
+        **optimizers,
+        metrics=["accuracy", *top5_metrics(count)],
+        jit_compile=JIT[jit],
+        batch_scope=batch_scope,
     )
+    model.build_memory(described.num_examples)
+    # Keras waits for the first step to make the variables of the metrics.
+    model._compile_metrics.build(tf.zeros([1], "int64"), tf.zeros([1, count]))
+    return model

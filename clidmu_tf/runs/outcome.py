@@ -1,26 +1,67 @@
 """What a finished run leaves in its workdir, and prints."""
 
+from typing import Any
+
+import keras
+
+from clidmu_tf.engine.callbacks import SnapshotEnsemble
 from clidmu_tf.files import write_atomically
 from clidmu_tf.reports import figures
-from clidmu_tf.runs import datasets, evaluation, export, label_issues
+from clidmu_tf.runs import evaluation, label_issues
+from clidmu_tf.runs.datasets import wrong_share
+from clidmu_tf.runs.experiment import Experiment
+from clidmu_tf.runs.training import Rows
+from clidmu_tf.runs.workdir import Workdir
 
 
-def finish(config, source, model, workdir, snapshots, log, is_trial=False):
-    """Writes what a finished run leaves, and prints it."""
-    rows, classes = log.rows, source.class_names
-    ensemble = snapshots.ensemble()
+def finish(
+    experiment: Experiment,
+    workdir: Workdir,
+    snapshots: SnapshotEnsemble,
+    rows: Rows,
+    is_trial: bool = False,
+) -> None:
+    """Writes what a finished run leaves, and prints it.
+
+    Args:
+        experiment: What was trained.
+        workdir: The run's workdir.
+        snapshots: Its snapshots.
+        rows: Its metrics, one dict an epoch.
+        is_trial: Whether it is a trial of a search, which leaves numbers alone.
+    """
+    model, ensemble = experiment.model, snapshots.ensemble()
+    summary = summarize(experiment, ensemble, rows)
+    if not is_trial:
+        write_atomically(workdir.curves, lambda file: figures.curves(rows, file))
+        issues = label_issues.write(
+            *(model, experiment.data, snapshots, rows, workdir, experiment.title)
+        )
+        label_issues.draw_weights(issues, experiment.source.train, workdir)
+        experiment.export(model.classifier, workdir.export)
+        experiment.export(ensemble, workdir.export_ensemble)
+    workdir.write_summary(summary)
+    if not is_trial:
+        print_summary(workdir)
+
+
+def summarize(
+    experiment: Experiment, ensemble: keras.Model, rows: Rows
+) -> dict[str, Any]:
+    """What the run came to: test accuracies of which none chose an epoch."""
+    source = experiment.source
     best = min(rows, key=lambda row: row["snapshot_clid"])
     summary = {
         "dataset": source.name,
-        "method": config.method,
+        "method": experiment.method,
         "epochs": len(rows),
         "train_examples": len(source.train),
-        "wrong_labels": datasets.wrong_share(source.train),
+        "wrong_labels": wrong_share(source.train),
         "last_accuracy": rows[-1]["val_accuracy"],
         "best_by_clid_accuracy": best["val_accuracy"],
         "best_by_clid_epoch": best["epoch"],
     }
-    found = evaluation.evaluate_model(ensemble, source, config)
+    found = evaluation.evaluate_model(ensemble, experiment.data)
     summary["snapshot_ensemble_accuracy"] = found["accuracy"]
     if "top5_accuracy" in found:
         summary["last_top5_accuracy"] = rows[-1]["val_top5_accuracy"]
@@ -28,20 +69,13 @@ def finish(config, source, model, workdir, snapshots, log, is_trial=False):
         summary["snapshot_ensemble_top5_accuracy"] = found["top5_accuracy"]
     if source.holdout is not None:
         summary["noisy_accuracy"] = rows[-1]["noisy_accuracy"]
-        summary["val_clid_ref"] = evaluation.reference_clid(model, source, config)
-    if not is_trial:
-        write_atomically(workdir.curves, lambda file: figures.curves(rows, file))
-        issues = label_issues.write(config, source, model, workdir, snapshots, rows)
-        label_issues.draw_weights(issues, source.train, workdir)
-        how = (source.image_shape, classes, config.resize_size)
-        export.export(model.classifier, workdir.export, *how)
-        export.export(ensemble, workdir.export_ensemble, *how)
-    workdir.write_summary(summary)
-    if not is_trial:
-        print_summary(workdir)
+        summary["val_clid_ref"] = evaluation.reference_clid(
+            experiment.model, experiment.data, experiment.meta_examples
+        )
+    return summary
 
 
-def print_summary(workdir):
+def print_summary(workdir: Workdir) -> None:
     """Prints the table of a finished run."""
     summary = workdir.read_summary()
     rows = [

@@ -2,28 +2,23 @@
 
 import functools
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from clidmu_tf.engine.callbacks import MetricsLog
-from clidmu_tf.engine.checkpoints import Checkpointer
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import (
-    datasets,
     evaluation,
     export,
     label_issues,
-    models,
+    outcome,
     prepare,
     strategies,
+    training,
 )
-from clidmu_tf.runs.outcome import print_summary
-from clidmu_tf.runs.training import fit, snapshot_ensemble
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.datasets import Reader
+from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import FREE, Workdir
 
 
-def train(config, is_trial=False):
+def train(config: Config, is_trial: bool = False) -> None:
     """Trains, or goes on with, the run that a Config describes.
 
     Args:
@@ -39,26 +34,22 @@ def train(config, is_trial=False):
     if workdir.finished():
         if not is_trial:
             print(f"This run is finished; remove {workdir.path} to run it again.")
-            print_summary(workdir)
+            outcome.print_summary(workdir)
         return
-    source = datasets.noisy_source(config)
-    steps = datasets.steps_per_epoch(config, source)
-    keras.utils.set_random_seed(config.seed)
-    with strategies.scope(strategy):
-        model = models.build_model(config, source, steps, len(source.train))
-    # Whatever is wrong with the settings shows before the folder is taken.
-    datasets.batches(config, source, strategy, 0, config.batch_size)
-    datasets.meta_arguments(config, source, strategy, 0)
+    experiment = Experiment(config, strategy)
+    experiment.fit_arguments()  # what is wrong shows before the folder is taken
     if chief:
         workdir.claim(config)
-        workdir.write_source(source, steps)
+        workdir.write_source(experiment.described)
         if config.unused() and not is_trial:
             unused = " ".join(config.unused())
             print(f"--method={config.method} makes no use of {unused}.")
-    fit(config, source, steps, model, strategy, workdir, chief, is_trial)
+    snapshots, rows = training.fit(experiment, workdir, is_trial)
+    if chief:
+        outcome.finish(experiment, workdir, snapshots, rows, is_trial)
 
 
-def evaluate(config):
+def evaluate(config: Config) -> None:
     """Evaluates what a finished workdir exported, and prints the accuracy."""
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
@@ -67,73 +58,48 @@ def evaluate(config):
             f"--workdir={workdir.path} holds a run that is not finished: go on with it "
             "first, by --task=train."
         )
-    source = datasets.load_source(trained)
+    source = Experiment(trained).loaded
+    reader = Reader(source, trained.batch_size)
     for name, path in [
         ("classifier", workdir.export),
         ("snapshot ensemble", workdir.export_ensemble),
     ]:
-        serve = export.load(path)
-        hits, near = [], []
-        for x, y in datasets.raw_test(source, trained):
-            found = serve(x)
-            hits.append(found["labels"] == y)
-            near.append(tf.math.in_top_k(y, found["probabilities"], 5))
-        hits, near = np.concatenate(hits), np.concatenate(near)
-        top5 = evaluation.top5_metrics(source)
-        more = f", top-5 {near.mean():.4f}" if top5 else ""
-        print(
-            f"{name:<18} test accuracy {hits.mean():.4f}{more}  ({len(hits)} examples)"
-        )
+        images = reader.pixels_in_order(source.test)
+        accuracy, top5, count = evaluation.evaluate_served(export.load(path), images)
+        has_top5 = evaluation.top5_metrics(len(source.class_names))
+        more = f", top-5 {top5:.4f}" if has_top5 else ""
+        print(f"{name:<18} test accuracy {accuracy:.4f}{more}  ({count} examples)")
 
 
-def export_task(config):
+def export_task(config: Config) -> None:
     """Exports the last checkpoint of a workdir, also of a run not yet finished.
 
     It takes the workdir alone: the data may be gone.
     """
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
-    source = workdir.read_source()
-    model, step, _ = restored(
-        *(workdir, trained, source, source.steps, source.num_examples)
-    )
-    export.export(
-        model.classifier,
-        workdir.export,
-        source.image_shape,
-        source.class_names,
-        trained.resize_size,
-    )
+    experiment = Experiment(trained, described=workdir.read_source())
+    step, _ = training.restore(experiment, workdir)
+    experiment.export(experiment.model.classifier, workdir.export)
     print(f"The model as of step {step} is in {workdir.export}")
 
 
-def audit_task(config):
+def audit_task(config: Config) -> None:
     """Audits the training labels of a workdir by its last checkpoint."""
     workdir = Workdir(config.workdir)
-    trained = settings_of(workdir, config)
-    source = datasets.noisy_source(trained)
-    steps = datasets.steps_per_epoch(trained, source)
-    model, _, rows = restored(workdir, trained, source, steps, len(source.train))
-    snapshots = snapshot_ensemble(trained, source, model, workdir)
+    experiment = Experiment(settings_of(workdir, config))
+    _, rows = training.restore(experiment, workdir)
+    snapshots = experiment.snapshots(workdir.checkpoints)
     snapshots.restore(before_epoch=len(rows))
-    issues = label_issues.write(trained, source, model, workdir, snapshots, rows)
+    model, title = experiment.model, experiment.title
+    issues = label_issues.write(model, experiment.data, snapshots, rows, workdir, title)
     print(
         f"{issues.is_label_issue.sum()} of {len(issues)} labels are likely wrong: see "
         f"{workdir.report} and {workdir.label_issues}"
     )
 
 
-def restored(workdir, trained, source, steps, num_examples):
-    """Returns a workdir's model at its last checkpoint, the step, and the metrics."""
-    model = models.build_model(trained, source, steps, num_examples)
-    log = MetricsLog(workdir.metrics)
-    step = Checkpointer(workdir.checkpoints, log).restore(model)
-    if not step:
-        raise UserError(f"--workdir={workdir.path} holds no checkpoint yet.")
-    return model, step, log.rows
-
-
-def settings_of(workdir, config):
+def settings_of(workdir: Workdir, config: Config) -> Config:
     """The settings of a run, but for where the data are now, and which are tested.
 
     Raises:
@@ -159,7 +125,7 @@ def settings_of(workdir, config):
     return trained.replace(data_dir=data_dir, test_split=test_split, init_weights="")
 
 
-def tune(config):
+def tune(config: Config) -> None:
     """Searches settings: every trial is a run like any other."""
     from clidmu_tf.runs import trials  # with KerasTuner, for which no run need wait
 

@@ -10,8 +10,8 @@ import tempfile
 import keras
 
 from clidmu_tf.errors import UserError
-from clidmu_tf.runs import datasets
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
     ORACLE,
@@ -89,9 +89,9 @@ def space_of(config):
     if "learning_rate" in names:  # whatever is wrong with the lowest shows now
         lowest = config.learning_rate / searchable["learning_rate"]
         config.replace(learning_rate=lowest)
-    source = datasets.noisy_source(config)
-    datasets.meta_arguments(config, source, None, 0)  # or every trial would say it
-    examples = len(source.train)
+    experiment = Experiment(config)
+    experiment.meta_arguments()  # or every trial would say what is wrong
+    examples = len(experiment.source.train)
     base = {name: getattr(config, name) for name in searchable}
     return space_around(
         names, searchable, base, config.epochs, examples, config.meta_examples

@@ -166,10 +166,8 @@ class Workdir:
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
         return Described(names, shape, found["steps"], found.get("num_examples", 0))
 
-    def write_source(self, source, steps):
+    def write_source(self, described):
         """Keeps what the model needs to know of the data, which may then move away."""
-        names, shape = source.class_names, source.image_shape
-        described = Described(names, shape, steps, len(source.train))
         write_json(self.source, dataclasses.asdict(described))
 
     def read_summary(self):

@@ -1,0 +1,237 @@
+"""The door of a run: a Config goes in, the objects that the run is made of come out."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clidmu_tf import data
+from clidmu_tf.data import Source, Split
+from clidmu_tf.engine.callbacks import SnapshotEnsemble
+from clidmu_tf.engine.method import Method
+from clidmu_tf.errors import UserError
+from clidmu_tf.methods import METHODS
+from clidmu_tf.runs import datasets, export, models, strategies
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.datasets import SplitExamples, TrainingData
+from clidmu_tf.runs.workdir import Described
+
+
+class Experiment:
+    """What a run is made of: data, model, devices, each made once, when asked for.
+
+    Args:
+        config: The settings, which go no further than this class.
+        strategy: The devices to train on; `None` for one.
+        source: What to train on, in place of what the settings describe.
+        described: What the model needs to know of the data, where they may be gone.
+
+    Attributes:
+        strategy: The devices.
+        method: What --method calls the method.
+        epochs: Epochs to train for.
+        checkpoint_every: Steps between checkpoints, besides those after each epoch.
+        meta_examples: Most examples that CLID is measured on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        source: Source | None = None,
+        described: Described | None = None,
+    ):
+        self._config = config
+        self.strategy = strategy
+        self.method: str = config.method
+        self.epochs: int = config.epochs
+        self.checkpoint_every: int = config.checkpoint_every
+        self.meta_examples: int = config.meta_examples
+        if source is not None:
+            self.source = source
+        if described is not None:
+            self.described = described
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, for a page that tells runs apart by them."""
+        values = dataclasses.asdict(self._config)
+        but = ("task", "workdir", "resume")
+        return {n: v for n, v in values.items() if n not in but and v is not None}
+
+    # --- data
+
+    @functools.cached_property
+    def loaded(self) -> Source:
+        """The data set as it was loaded: nothing checked, and no noise added."""
+        config = self._config
+        return data.load(
+            config.dataset,
+            data_dir=config.data_dir or None,
+            label_key=config.label_key,
+            clean_label_key=config.clean_label_key,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            image_size=config.image_size,
+            resize_size=config.resize_size,
+            holdout=config.holdout,
+            on_bad_image=config.on_bad_image,
+            train_examples=config.train_examples,
+            seed=config.seed,
+        )
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The data set that the run is about: checked, with noise and holdout."""
+        config, name = self._config, self._config.dataset
+        source = datasets.checked(self.loaded, name)
+        source = datasets.add_noise(
+            source, name, config.noise, config.noise_rate, config.seed
+        )
+        source = datasets.hold_out(source, config.noisy_holdout, config.seed)
+        if len(source.train) < config.batch_size:
+            raise UserError(
+                f"--batch_size={config.batch_size} is larger than the training data, "
+                f"{len(source.train)} examples: lower it."
+            )
+        return source
+
+    @functools.cached_property
+    def data(self) -> TrainingData:
+        """The source, and how it is read."""
+        config = self._config
+        return TrainingData(
+            self.source,
+            config.batch_size,
+            config.seed,
+            **datasets.augmentation(config.augment, bool(config.resize_size)),
+            strategy=self.strategy,
+        )
+
+    @functools.cached_property
+    def meta_split(self) -> Split:
+        """The training examples that meta batches and CLID are drawn from."""
+        return self.data.sample(self.meta_examples)
+
+    @functools.cached_property
+    def described(self) -> Described:
+        """What the model needs to know of the data."""
+        source, count = self.source, len(self.source.train)
+        steps = self._config.steps_per_epoch or count // self._config.batch_size
+        return Described(source.class_names, source.image_shape, steps, count)
+
+    @property
+    def title(self) -> str:
+        """What to call the data set before a reader."""
+        if self._config.dataset == "folder":
+            return pathlib.Path(self._config.data_dir).resolve().name
+        return self.source.name
+
+    # --- model
+
+    @functools.cached_property
+    def model(self) -> Method:
+        """The training model, compiled, with its first weights."""
+        config, described = self._config, self.described
+        # What the backbone's own seed does not decide: the method's own layers.
+        keras.utils.set_random_seed(config.seed)
+        with strategies.scope(self.strategy):
+            classifier = models.build_classifier(
+                config.backbone,
+                described,
+                config.seed,
+                config.precision,
+                config.init_weights,
+            )
+            settings = config.method_settings(described.steps)
+            model = METHODS[config.method](classifier, seed=config.seed, **settings)
+            return models.compile_model(
+                model, described, self._optimizers(), config.jit, config.batch_scope
+            )
+
+    def _optimizers(self) -> dict[str, keras.Optimizer]:
+        config, build = self._config, models.build_optimizer
+        period = (config.lr_period or config.epochs) * self.described.steps
+        rate = models.learning_rate(
+            config.lr_schedule, config.learning_rate, config.lr_min, period
+        )
+        found = {
+            "optimizer": build(
+                config.optimizer, rate, config.weight_decay, config.momentum
+            )
+        }
+        if METHODS[config.method].takes_meta_optimizer:
+            found["meta_optimizer"] = build(
+                config.meta_optimizer,
+                config.meta_learning_rate,
+                config.meta_weight_decay,
+            )
+        return found
+
+    # --- training
+
+    def fit_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """What the model's `fit` takes, but for epochs and callbacks.
+
+        Args:
+            start_step: Steps that are done: the data go on from there.
+        """
+        return {
+            "x": self.data.batches(start_step, indexed=bool(self.model.memory())),
+            "shuffle": False,
+            "num_examples": len(self.source.train),
+            "examples": SplitExamples(self.data),
+            **self.meta_arguments(start_step),
+        }
+
+    def meta_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """Those of `fit_arguments` that are of the meta data, without the model.
+
+        Raises:
+            UserError: The data cannot give what the method needs.
+        """
+        config, method = self._config, METHODS[self._config.method]
+        if method.reads_examples:  # it makes its meta batches itself
+            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
+        supervised = method.wants_clean_labels(config.method_settings(1))
+        is_own = bool(config.meta_batch_size or supervised)
+        if not method.takes_meta_optimizer or not is_own:
+            return {}
+        split = self.meta_split
+        if supervised:
+            split = datasets.with_clean_labels(split, config.method)
+        if config.meta_batch_size > len(split):
+            raise UserError(
+                f"--meta_batch_size={config.meta_batch_size} is larger than the "
+                f"{len(split)} training examples that meta batches are drawn from: "
+                "lower it, or raise --meta_examples."
+            )
+        size = config.meta_batch_size or min(config.batch_size, len(split))
+        batches = self.data.batches_beside(split, size, start_step)
+        if not supervised:
+            batches = batches.map(lambda x, y: x)
+        return {"meta_data": batches}
+
+    def snapshots(self, directory: pathlib.Path | None = None) -> SnapshotEnsemble:
+        """The callback that keeps the best epochs, in a folder or in memory."""
+        found = SnapshotEnsemble(
+            self.data.pixels(self.meta_split),
+            k=self._config.snapshots,
+            batch_size=min(100, self.meta_examples),
+            directory=directory,
+        )
+        found.set_model(
+            self.model
+        )  # a run that has its last step behind it fits no more
+        return found
+
+    # --- what is left of it
+
+    def export(self, classifier: keras.Model, path: pathlib.Path) -> None:
+        """Writes a classifier of this run as a SavedModel of raw images."""
+        shape, names = self.described.image_shape, self.described.class_names
+        export.export(classifier, path, shape, names, self._config.resize_size)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs.config import Config
@@ -50,6 +51,23 @@ def test_a_source_may_be_given():
     experiment = Experiment(SMALL, source=part)
     assert experiment.described.steps == 2
     assert experiment.fit_arguments()["num_examples"] == 80
+
+
+@pytest.mark.parametrize("method", ["clid_mu", "mw_net"])
+def test_meta_batches_are_the_same_with_devices_and_without(method):
+    config = SMALL.replace(method=method, meta_batch_size=20)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    found, expected = (
+        next(iter(Experiment(config, devices).meta_arguments(3)["meta_data"]))
+        for devices in (strategy, None)
+    )
+    assert (
+        isinstance(found, tuple) == isinstance(expected, tuple) == (method != "clid_mu")
+    )
+    for one, other in zip(
+        tf.nest.flatten(found), tf.nest.flatten(expected), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_batch_larger_than_the_data_is_refused():

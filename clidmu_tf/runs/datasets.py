@@ -188,15 +188,20 @@ class TrainingData(Reader):
             self.source.train, self.batch_size, self.seed, start_step, name
         )
 
-    def batches_beside(self, split: Split, batch_size: int, start_step: int) -> Any:
+    def batches_beside(
+        self, split: Split, batch_size: int, start_step: int, labelled: bool = True
+    ) -> Any:
         """Batches of a part of the training data that go beside the labelled ones.
 
         Args:
             split: The part.
             batch_size: Examples a batch.
             start_step: Batches to leave out.
+            labelled: Whether they are `(x, y)`, or x alone.
         """
-        return self._cut(split, batch_size, self.seed + META_SEED, start_step)
+        return self._cut(
+            *(split, batch_size, self.seed + META_SEED, start_step), labelled=labelled
+        )
 
     def sample(self, most: int) -> Split:
         """A random part of the training data, the same in all of a run."""
@@ -204,9 +209,9 @@ class TrainingData(Reader):
         chosen = np.random.default_rng(self.seed).permutation(len(split))[:most]
         return split.take(np.sort(chosen))
 
-    def _cut(self, split, batch_size, seed, start_step, with_index=None):
+    def _cut(self, split, batch_size, seed, start_step, with_index=None, labelled=True):
         def make(num_shards, shard_index, replicas):
-            return data.training_batches(
+            dataset = data.training_batches(
                 split,
                 batch_size=batch_size,
                 seed=seed,
@@ -219,6 +224,7 @@ class TrainingData(Reader):
                 replicas_per_shard=replicas,
                 with_index=with_index,
             )
+            return dataset if labelled else dataset.map(lambda x, y: x)
 
         return strategies.distribute(self.strategy, make, batch_size)
 

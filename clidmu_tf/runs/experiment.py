@@ -211,9 +211,7 @@ class Experiment:
                 "lower it, or raise --meta_examples."
             )
         size = config.meta_batch_size or min(config.batch_size, len(split))
-        batches = self.data.batches_beside(split, size, start_step)
-        if not supervised:
-            batches = batches.map(lambda x, y: x)
+        batches = self.data.batches_beside(split, size, start_step, supervised)
         return {"meta_data": batches}
 
     def snapshots(self, directory: pathlib.Path | None = None) -> SnapshotEnsemble:

@@ -73,7 +73,7 @@ def test_largest_seed_searches(tuner, tmp_path):
 
 def test_space_takes_blanks_and_empty_words():
     config = Config(tune_space=" temperature, batch_size,")
-    assert trials.names_of(config) == ["temperature", "batch_size"]
+    assert trials.Trials(config, run.train).names() == ["temperature", "batch_size"]
 
 
 def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():
@@ -424,7 +424,7 @@ def test_trial_that_another_search_left_is_trained_anew(killed, capsys):
     hyperparameters.values["learning_rate"] = 0.123
     config = workdir.read_config().replace(workdir=str(workdir.path))
     train = functools.partial(run.train, is_trial=True)
-    trials.run_trial(config, train, 2, hyperparameters)
+    trials.Trials(config, train).run(2, hyperparameters)
     assert "went another way" in capsys.readouterr().out
     found = config_module.read(workdir.trials / "002" / "config.cfg")
     assert found.learning_rate == 0.123
@@ -442,10 +442,11 @@ def test_hyperband_goes_on_as_if_never_cut(tmp_path):
     short, long = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
     short.values.update({"learning_rate": 0.05, "tuner/epochs": 2})
     long.values.update({"learning_rate": 0.05, "tuner/epochs": 4})
-    trials.run_trial(config, train, 0, short)
-    afresh = trials.run_trial(config, train, 1, long)
+    found = trials.Trials(config, train)
+    found.run(0, short)
+    afresh = found.run(1, long)
     long.values["tuner/trial_id"] = "0000"
-    went_on = trials.run_trial(config, train, 2, long)
+    went_on = found.run(2, long)
     assert went_on == afresh
     rows = [
         (Workdir(config.workdir).trials / name / "metrics.csv").read_text().split()

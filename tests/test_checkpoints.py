@@ -200,13 +200,14 @@ def saver_of(workdir):
 def test_restoring_puts_back_every_variable(uncut):
     model, saver = model_of(uncut), saver_of(uncut)
     assert saver.restore(model) == 18
-    names = [variable.path for variable in variables_of(model)]
+    variables = variables_of(model)
+    names = [f"{name} {variable.path}" for name, variable in variables.items()]
     for part in ("momentum", "iteration", "seed_generator", "class_mean", "accuracy"):
         assert any(part in name for name in names), part
     assert len(saver.metrics_log.rows) == EPOCHS
     record = read_arrays(uncut / "checkpoints" / "step-000000018.npz")
-    for i, variable in enumerate(variables_of(model)):
-        np.testing.assert_array_equal(variable.numpy(), record[f"v{i}"])
+    for name, variable in variables.items():
+        np.testing.assert_array_equal(variable.numpy(), record[name])
 
 
 @pytest.mark.parametrize(
@@ -215,11 +216,11 @@ def test_restoring_puts_back_every_variable(uncut):
 )
 def test_checkpoint_of_another_network_is_refused(uncut, changes):
     model = model_of(uncut, **changes)
-    before = [variable.numpy() for variable in variables_of(model)]
+    before = {n: variable.numpy() for n, variable in variables_of(model).items()}
     with pytest.raises(UserError, match="of another network"):
         saver_of(uncut).restore(model)
-    for variable, value in zip(variables_of(model), before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
+    for name, variable in variables_of(model).items():
+        np.testing.assert_array_equal(variable.numpy(), before[name])
 
 
 # --- files

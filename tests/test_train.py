@@ -320,7 +320,7 @@ def test_oracle_without_true_labels_is_refused(cli, tmp_path):
         *("--dataset=folder", f"--data_dir={tmp_path / 'images'}", "--image_size=8"),
         *("--batch_size=4", "--meta_objective=mae", f"--workdir={workdir}"),
     )
-    assert_refused(found, "--meta_objective=mae needs true labels")
+    assert_refused(found, "supervised meta objective needs true", "--clean_label_key")
     assert not workdir.exists()
 
 

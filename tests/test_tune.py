@@ -97,8 +97,8 @@ def test_space_lies_around_the_values_at_hand():
 @pytest.mark.parametrize(
     "names, changes, words",
     [
-        (["colour"], {}, "takes temperature, batch_size, .* received 'colour'"),
-        ([], {}, "takes temperature, batch_size"),
+        (["colour"], {}, "takes batch_size, learning_rate, .* received 'colour'"),
+        ([], {}, "takes batch_size, learning_rate"),
         (["learning_rate"], {"learning_rate": 0.0}, "learning_rate must be above 0"),
     ],
 )

@@ -97,13 +97,13 @@ def accuracy(settings):
         return support_vectors(settings)
     import keras
 
-    from clidmu_tf.runs import evaluation, experiment
+    from clidmu_tf.runs import evaluation
     from clidmu_tf.runs.config import Config
+    from clidmu_tf.runs.experiment import Experiment
 
-    config = Config(**settings)
-    source = experiment.noisy_source(config)
-    model = train(config, source)
-    found = evaluation.evaluate_model(model.classifier, source, config)["accuracy"]
+    experiment = Experiment(Config(**settings))
+    classifier = train(experiment).classifier
+    found = evaluation.evaluate_model(classifier, experiment.data)["accuracy"]
     keras.backend.clear_session()
     return found
 
@@ -112,11 +112,12 @@ def support_vectors(settings):
     """Test accuracy of an SVM of the pixels, on the labels as they are or filtered."""
     from sklearn.svm import SVC
 
-    from clidmu_tf.runs import experiment
     from clidmu_tf.runs.config import Config
+    from clidmu_tf.runs.experiment import Experiment
 
     is_filtered = settings["method"] == SUPPORT_VECTORS[1]
-    source = experiment.noisy_source(Config(**{**settings, "method": "cross_entropy"}))
+    config = Config(**{**settings, "method": "cross_entropy"})
+    source = Experiment(config).source
     train, test = (
         (split.inputs.reshape(len(split), -1) / 255.0, split.labels)
         for split in (source.train, source.test)
@@ -129,25 +130,16 @@ def support_vectors(settings):
     return float(np.mean(model.fit(*train).predict(test[0]) == test[1]))
 
 
-def train(config, source, callbacks=()):
-    """Trains the model of a Config on a source's training labels."""
-    import keras
-
-    from clidmu_tf.runs import experiment
-
-    steps = experiment.steps_per_epoch(config, source)
-    keras.utils.set_random_seed(config.seed)
-    model = experiment.build_model(config, source, steps)
-    model.fit(
-        experiment.batches(config, source, None, 0, config.batch_size),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,
+def train(experiment, callbacks=()):
+    """Trains an experiment's model to its last epoch and returns it."""
+    experiment.model.fit(
+        **experiment.fit_arguments(),
+        epochs=experiment.epochs,
+        steps_per_epoch=experiment.described.steps,
         verbose=0,
         callbacks=list(callbacks),
-        **experiment.meta_arguments(config, source, None, 0),
     )
-    return model
+    return experiment.model
 
 
 def table_of(rows, keys, workers, path):

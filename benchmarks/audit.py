@@ -39,10 +39,9 @@ from sklearn.svm import SVC
 
 from benchmarks import report
 from benchmarks.accuracy import NOISES, train
-from clidmu_tf import SnapshotEnsemble
 from clidmu_tf.reports import audit
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 FOLDS = 5
 DATA = {f"digits, {name}": noise for name, noise in NOISES.items()}
@@ -62,7 +61,7 @@ CIFAR = {
 def measure(name, settings, seed):
     """Runs every way on one data set; returns a row for each."""
     config = Config(**settings, seed=seed)
-    source = experiment.noisy_source(config)
+    source = Experiment(config).source
     is_wrong = source.train.labels != source.train.clean_labels
     rows = []
     for way, find in WAYS.items():
@@ -91,15 +90,15 @@ def scores(is_wrong, quality, flagged):
 
 
 def clid_mu_audit(config, source):
-    inputs = experiment.snapshot_inputs(config, source)
-    snapshots = SnapshotEnsemble(inputs, k=config.snapshots)
-    model = train(config, source, [snapshots])
+    experiment = Experiment(config, source=source)
+    snapshots = experiment.snapshots()
+    model = train(experiment, [snapshots])
     issues = audit(model, *in_memory(source.train), snapshots=snapshots)
     return issues.label_quality.to_numpy(), issues.is_label_issue.to_numpy()
 
 
 def loss_ranking(config, source):
-    model = train(config.replace(method="cross_entropy"), source)
+    model = train(Experiment(config.replace(method="cross_entropy"), source=source))
     x, y = in_memory(source.train)
     return probabilities(model, x)[np.arange(len(y)), y], None
 
@@ -109,7 +108,7 @@ def cleanlab_network(config, source):
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=config.seed)
     for rest, fold in folds.split(found, source.train.labels):
         part = dataclasses.replace(source, train=source.train.take(rest))
-        model = train(config.replace(method="cross_entropy"), part)
+        model = train(Experiment(config.replace(method="cross_entropy"), source=part))
         found[fold] = probabilities(model, in_memory(source.train.take(fold))[0])
     return cleanlab_finds(source.train.labels, found)
 

@@ -25,8 +25,8 @@ from sklearn.model_selection import train_test_split
 
 from clidmu_tf import noise
 from clidmu_tf.nets import backbones
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 TEXT_FEATURES = 4000
 TABLE_EXAMPLES = 4000
@@ -181,7 +181,7 @@ def table_rows():
 
 def images(seed, **settings):
     """The images that a `Config` names, with its noise, all of them in memory."""
-    source = experiment.noisy_source(Config(seed=seed, **settings))
+    source = Experiment(Config(seed=seed, **settings)).source
     train, test = source.train, source.test
     known = train.clean_labels
     if known is None and settings.get("noise", "none") == "none":

@@ -8,9 +8,8 @@ import tensorflow as tf
 from sklearn import metrics
 
 import clidmu_tf as clidmu
-from clidmu_tf import data
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 
 def logits_of(x):
@@ -157,23 +156,21 @@ def test_snapshots_before_any_epoch_are_refused():
 @pytest.fixture(scope="module")
 def pair_flip():
     """Digits with 40 % pair flip, trained by CLID-MU for a third of its usual time."""
-    keras.utils.set_random_seed(0)
-    config = Config(noise="asymmetric", noise_rate=0.4, epochs=20, learning_rate=0.05)
-    source = experiment.noisy_source(config)
-    steps = experiment.steps_per_epoch(config, source)
-    model = experiment.build_model(config, source, steps)
-    snapshots = clidmu.SnapshotEnsemble(experiment.snapshot_inputs(config, source), k=3)
+    config = Config(
+        noise="asymmetric", noise_rate=0.4, epochs=20, learning_rate=0.05, snapshots=3
+    )
+    experiment = Experiment(config)
+    model, split = experiment.model, experiment.source.train
+    snapshots = experiment.snapshots()
     model.fit(
-        experiment.batches(config, source, None, 0, config.batch_size),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
+        **experiment.fit_arguments(),
+        epochs=experiment.epochs,
+        steps_per_epoch=experiment.described.steps,
         verbose=0,
         callbacks=[snapshots],
     )
-    batches = data.evaluation_batches(
-        source.train, batch_size=200, image_shape=source.image_shape
-    )
-    return source.train, clidmu.audit(model, batches, snapshots=snapshots)
+    batches = experiment.data.in_order(split)
+    return split, clidmu.audit(model, batches, snapshots=snapshots)
 
 
 def test_wrong_labels_are_found_where_most_neighbours_share_the_mistake(pair_flip):

@@ -14,9 +14,10 @@ from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.errors import Preempted, UserError
 from clidmu_tf.files import read_arrays, write_arrays, write_atomically
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs import training
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 STEPS, EPOCHS = 6, 3
 
@@ -126,7 +127,7 @@ def test_run_cut_in_every_way_ends_as_the_uncut_one(uncut, tmp_path, capsys):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", os.fsync)  # undoes `fill_disk`
             cut = Cut(step, act)
-            patch.setattr(run, "tensorboard", lambda workdir, cut=cut: cut)
+            patch.setattr(training, "tensorboard", lambda workdir, cut=cut: cut)
             with pytest.raises(type(error), match=str(error)):
                 train(config)
         assert saver_of(tmp_path / "run").restore(model_of(uncut)) == goes_on_at
@@ -189,8 +190,7 @@ def test_no_checkpoint_that_can_be_read_is_an_error(copy):
 
 
 def model_of(workdir, **changes):
-    config = config_of(workdir, **changes)
-    return experiment.build_model(config, experiment.load_source(config), STEPS)
+    return Experiment(config_of(workdir, **changes)).model
 
 
 def saver_of(workdir):
@@ -200,13 +200,14 @@ def saver_of(workdir):
 def test_restoring_puts_back_every_variable(uncut):
     model, saver = model_of(uncut), saver_of(uncut)
     assert saver.restore(model) == 18
-    names = [variable.path for variable in variables_of(model)]
+    variables = variables_of(model)
+    names = [f"{name} {variable.path}" for name, variable in variables.items()]
     for part in ("momentum", "iteration", "seed_generator", "class_mean", "accuracy"):
         assert any(part in name for name in names), part
     assert len(saver.metrics_log.rows) == EPOCHS
     record = read_arrays(uncut / "checkpoints" / "step-000000018.npz")
-    for i, variable in enumerate(variables_of(model)):
-        np.testing.assert_array_equal(variable.numpy(), record[f"v{i}"])
+    for name, variable in variables.items():
+        np.testing.assert_array_equal(variable.numpy(), record[name])
 
 
 @pytest.mark.parametrize(
@@ -215,11 +216,11 @@ def test_restoring_puts_back_every_variable(uncut):
 )
 def test_checkpoint_of_another_network_is_refused(uncut, changes):
     model = model_of(uncut, **changes)
-    before = [variable.numpy() for variable in variables_of(model)]
+    before = {n: variable.numpy() for n, variable in variables_of(model).items()}
     with pytest.raises(UserError, match="of another network"):
         saver_of(uncut).restore(model)
-    for variable, value in zip(variables_of(model), before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
+    for name, variable in variables_of(model).items():
+        np.testing.assert_array_equal(variable.numpy(), before[name])
 
 
 # --- files

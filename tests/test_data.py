@@ -14,8 +14,8 @@ from clidmu_tf import data
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.engine.callbacks import clid_of, mean_clid
 from clidmu_tf.errors import UserError
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 # --- digits
 
@@ -79,13 +79,12 @@ def test_snapshot_inputs_are_bytes_that_count_as_the_floats(precision, root):
         **{"dataset": "folder", "data_dir": str(root), "image_size": 8},
         **{"batch_size": 4, "backbone": "small_cnn", "precision": precision},
     )
-    source = experiment.noisy_source(config)
-    kept = experiment.snapshot_inputs(config, source)
-    split = experiment.meta_split(config, source)
+    experiment = Experiment(config)
+    kept, split = experiment.snapshots().data, experiment.meta_split
     floats = pixels(split)
     assert kept.dtype == "uint8" and np.ptp(kept) > 100
     np.testing.assert_array_equal(kept, floats)
-    model = experiment.build_model(config, source, 1)
+    model = experiment.model
     measure = clid_of(model.classifier, None, 0.5)
     values = [mean_clid(measure, x, 5) for x in (kept, floats)]
     assert values[0] == values[1]

@@ -6,7 +6,7 @@ import pytest
 
 from clidmu_tf.errors import UserError
 from clidmu_tf.nets import backbones
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import models
 
 SHAPE = (32, 32, 3)
 
@@ -23,7 +23,7 @@ def test_a_saved_application_becomes_the_body(tmp_path):
     body, head = classifier.layers[-2:]
     before = head.get_weights()
     assert not same(body, trained)
-    experiment.load_weights(classifier, str(tmp_path / "trained.keras"))
+    models.load_weights(classifier, str(tmp_path / "trained.keras"))
     assert same(body, trained)
     assert np.array_equal(head.get_weights()[0], before[0])
 
@@ -33,7 +33,7 @@ def test_a_classifier_of_other_classes_gives_all_but_its_head(tmp_path):
     trained.save(tmp_path / "trained.keras")
     classifier = backbones.build("small_cnn", SHAPE, num_classes=3, seed=2)
     head = classifier.layers[-1].get_weights()
-    experiment.load_weights(classifier, str(tmp_path / "trained.keras"))
+    models.load_weights(classifier, str(tmp_path / "trained.keras"))
     pairs = zip(classifier.layers[:-1], trained.layers[:-1], strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
     assert np.array_equal(classifier.layers[-1].get_weights()[0], head[0])
@@ -43,4 +43,4 @@ def test_another_network_is_refused(tmp_path):
     backbones.build("small_cnn", SHAPE, num_classes=3).save(tmp_path / "other.keras")
     classifier = backbones.build("MobileNetV2", SHAPE, num_classes=3, seed=1)
     with pytest.raises(UserError, match="does not fit --backbone=MobileNetV2"):
-        experiment.load_weights(classifier, str(tmp_path / "other.keras"))
+        models.load_weights(classifier, str(tmp_path / "other.keras"))

@@ -20,9 +20,10 @@ from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import experiment
+from clidmu_tf.runs import label_issues, models, outcome, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 from test_distributed import finish, start
 
 layers = keras.layers
@@ -233,7 +234,13 @@ def small_network(name, input_shape, num_classes, seed=0):
 
 
 def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment.backbones, "build", small_network)
+    monkeypatch.setattr(models.backbones, "build", small_network)
+    # What takes longer than all the rest; `test_train.py` looks at it.
+    monkeypatch.setattr(run.export, "export", lambda *args: None)
+    quiet = keras.callbacks.Callback()
+    monkeypatch.setattr(training, "tensorboard", lambda workdir: quiet)
+    monkeypatch.setattr(outcome.figures, "curves", lambda rows, file: None)
+    monkeypatch.setattr(label_issues.figures, "weights", lambda *args: None)
     waits = feeds.short_settings(case.method, warmup=1)  # an epoch
     flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
     config = Config(
@@ -250,22 +257,15 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
         snapshots=1,
         **{flag: waits[name] for flag, name in flags.items() if name in waits},
     )
-    run.train(config, is_trial=True)  # without the pictures, which take the longest
-    source = experiment.noisy_source(config)
-    network = small_network("", source.image_shape, 10, feeds.SEED)
+    run.train(config)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"label_issues.csv", "report.html", "summary.json"} <= left
+    experiment = Experiment(config)
+    network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
     model = feeds.compiled(case.method, network, STEPS, meta_optimizer)
     model.fit(
-        experiment.batches(
-            config, source, None, 0, BATCH, indexed=bool(model.memory())
-        ),
-        epochs=EPOCHS,
-        steps_per_epoch=STEPS,
-        shuffle=False,
-        verbose=0,
-        num_examples=EXAMPLES,
-        examples=experiment.SplitExamples(config, source, None),
-        **experiment.meta_arguments(config, source, None, 0),
+        **experiment.fit_arguments(), epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0
     )
     *_, last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
     by_hand, record = state_of(model), np.load(last)

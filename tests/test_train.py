@@ -24,9 +24,10 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays
 from clidmu_tf.runs import cli as command_line
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import evaluation, experiment, strategies
+from clidmu_tf.runs import evaluation, outcome, strategies, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -108,7 +109,7 @@ def test_summary_says_what_the_run_came_to(finished):
     summary = json.loads((workdir / "summary.json").read_text())
     rows = np.genfromtxt(workdir / "metrics.csv", delimiter=",", names=True)
     best = rows["snapshot_clid"].argmin()
-    labels = experiment.noisy_source(config_module.read(workdir / "config.cfg")).train
+    labels = Experiment(config_module.read(workdir / "config.cfg")).source.train
     assert summary == {
         "dataset": "digits",
         "method": "clid_mu",
@@ -160,7 +161,7 @@ def test_export_of_an_unfinished_run_serves_its_last_checkpoint(cli, tmp_path):
         on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "tensorboard", lambda workdir: kill)
+        patch.setattr(training, "tensorboard", lambda workdir: kill)
         stopped = cli(*SMALL, flag)
     assert stopped.code == 75 and "Saved at step 1 and stopped" in stopped.err
     with pytest.MonkeyPatch.context() as patch:
@@ -199,7 +200,8 @@ def test_largest_seed_trains(cli, tmp_path):
 
 
 def test_settings_without_use_are_named(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "fit", lambda *args: None)
+    monkeypatch.setattr(training, "fit", lambda *args: (None, None))
+    monkeypatch.setattr(outcome, "finish", lambda *args: None)
     flags = ("--weight_net=vri", "--warmup_epochs=1", "--meta_examples=30")
     for method, words in [
         ("cross_entropy", "no use of --weight_net=vri --warmup_epochs=1.\n"),
@@ -318,7 +320,7 @@ def test_oracle_without_true_labels_is_refused(cli, tmp_path):
         *("--dataset=folder", f"--data_dir={tmp_path / 'images'}", "--image_size=8"),
         *("--batch_size=4", "--meta_objective=mae", f"--workdir={workdir}"),
     )
-    assert_refused(found, "--meta_objective=mae needs true labels")
+    assert_refused(found, "supervised meta objective needs true", "--clean_label_key")
     assert not workdir.exists()
 
 

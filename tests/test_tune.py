@@ -19,9 +19,10 @@ import clidmu_tf as clidmu
 from clidmu_tf.core.losses import clid
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import evaluation, experiment, trials
+from clidmu_tf.runs import evaluation, trials
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 from clidmu_tf.tuning import search, space
 
@@ -72,7 +73,7 @@ def test_largest_seed_searches(tuner, tmp_path):
 
 def test_space_takes_blanks_and_empty_words():
     config = Config(tune_space=" temperature, batch_size,")
-    assert trials.names_of(config) == ["temperature", "batch_size"]
+    assert trials.Trials(config, run.train).names() == ["temperature", "batch_size"]
 
 
 def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():
@@ -96,8 +97,8 @@ def test_space_lies_around_the_values_at_hand():
 @pytest.mark.parametrize(
     "names, changes, words",
     [
-        (["colour"], {}, "takes temperature, batch_size, .* received 'colour'"),
-        ([], {}, "takes temperature, batch_size"),
+        (["colour"], {}, "takes batch_size, learning_rate, .* received 'colour'"),
+        ([], {}, "takes batch_size, learning_rate"),
         (["learning_rate"], {"learning_rate": 0.0}, "learning_rate must be above 0"),
     ],
 )
@@ -276,8 +277,8 @@ def test_port_that_is_none_is_refused(port, monkeypatch):
 
 def test_holdout_takes_noisy_labels_out_of_training():
     config = Config(noise="symmetric", noise_rate=0.6, noisy_holdout=0.2)
-    source = experiment.noisy_source(config)
-    whole = experiment.noisy_source(config.replace(noisy_holdout=0.0)).train
+    source = Experiment(config).source
+    whole = Experiment(config.replace(noisy_holdout=0.0)).source.train
     train, held = source.train, source.holdout
     assert len(held) == 259 and len(train) == len(whole) - 259
     assert set(train.ids) | set(held.ids) == set(whole.ids)
@@ -286,21 +287,20 @@ def test_holdout_takes_noisy_labels_out_of_training():
     assert 0.45 < np.mean(held.labels != held.clean_labels) < 0.63
     # One holdout for all that a search changes.
     other = config.replace(temperature=2.0, batch_size=25, epochs=3, learning_rate=0.1)
-    assert list(experiment.noisy_source(other).holdout.ids) == list(held.ids)
+    assert list(Experiment(other).source.holdout.ids) == list(held.ids)
 
 
 def test_reference_clid_does_not_see_what_is_searched():
     config = Config(noisy_holdout=0.3, train_examples=800)
-    source = experiment.noisy_source(config)
     values = []
     for changes in ({}, {"temperature": 3.0, "batch_size": 50}):
-        changed = config.replace(**changes)
-        model = experiment.build_model(changed, source, 1)
-        values.append(evaluation.reference_clid(model, source, changed))
+        experiment = Experiment(config.replace(**changes))
+        model, reader = experiment.model, experiment.data
+        values.append(evaluation.reference_clid(model, reader, 1000))
     assert values[0] == values[1]
     # 240 held out: two batches of 100, and 40 that are left out.
     inside = model.network._inside
-    x = source.holdout.inputs.astype("float32")
+    x = reader.source.holdout.inputs.astype("float32")
     batches = [inside(x[:100], training=False), inside(x[100:200], training=False)]
     expected = np.mean([float(clid(f, z, 0.5)) for f, z in batches])
     np.testing.assert_allclose(values[0], expected, rtol=1e-6)
@@ -424,7 +424,7 @@ def test_trial_that_another_search_left_is_trained_anew(killed, capsys):
     hyperparameters.values["learning_rate"] = 0.123
     config = workdir.read_config().replace(workdir=str(workdir.path))
     train = functools.partial(run.train, is_trial=True)
-    trials.run_trial(config, train, 2, hyperparameters)
+    trials.Trials(config, train).run(2, hyperparameters)
     assert "went another way" in capsys.readouterr().out
     found = config_module.read(workdir.trials / "002" / "config.cfg")
     assert found.learning_rate == 0.123
@@ -442,10 +442,11 @@ def test_hyperband_goes_on_as_if_never_cut(tmp_path):
     short, long = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
     short.values.update({"learning_rate": 0.05, "tuner/epochs": 2})
     long.values.update({"learning_rate": 0.05, "tuner/epochs": 4})
-    trials.run_trial(config, train, 0, short)
-    afresh = trials.run_trial(config, train, 1, long)
+    found = trials.Trials(config, train)
+    found.run(0, short)
+    afresh = found.run(1, long)
     long.values["tuner/trial_id"] = "0000"
-    went_on = trials.run_trial(config, train, 2, long)
+    went_on = found.run(2, long)
     assert went_on == afresh
     rows = [
         (Workdir(config.workdir).trials / name / "metrics.csv").read_text().split()

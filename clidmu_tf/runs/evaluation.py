@@ -1,15 +1,20 @@
 """How a run is measured: its accuracies, and a CLID that compares between runs."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf import data
 from clidmu_tf.core.labels import to_targets
 from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.data import Split
 from clidmu_tf.engine.callbacks import clid_of
 from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
+from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import check_finite
+from clidmu_tf.runs.datasets import Reader
 
 REFERENCE_BATCH = 100
 
@@ -18,19 +23,20 @@ class Evaluation(keras.callbacks.Callback):
     """Test loss and accuracy after each epoch; for reports, never for a choice.
 
     The accuracy on held-out noisy labels, where there are some, may choose.
+
+    Args:
+        reader: Reads the run's source.
     """
 
-    def __init__(self, source, config):
+    def __init__(self, reader: Reader):
         super().__init__()
-        self.source, self.config = source, config
+        self.reader = reader
 
     def on_train_begin(self, logs=None):
-        source, config = self.source, self.config
-        measure = measure_of(self.model.classifier, source)
-        self.test = evaluator(measure, source.test, source, config)
-        self.holdout = source.holdout and evaluator(
-            measure, source.holdout, source, config
-        )
+        reader, source = self.reader, self.reader.source
+        measure = measure_of(self.model.classifier, len(source.class_names))
+        self.test = evaluator(measure, source.test, reader)
+        self.holdout = source.holdout and evaluator(measure, source.holdout, reader)
 
     def on_epoch_end(self, epoch, logs=None):
         scores = self.test()
@@ -40,19 +46,19 @@ class Evaluation(keras.callbacks.Callback):
             logs["noisy_accuracy"] = self.holdout()["accuracy"]
 
 
-def evaluate_model(model, source, config):
+def evaluate_model(model: keras.Model, reader: Reader) -> dict[str, float]:
     """Loss and accuracies of a classifier of logits on the test split."""
-    return evaluator(measure_of(model, source), source.test, source, config)()
+    measure = measure_of(model, len(reader.source.class_names))
+    return evaluator(measure, reader.source.test, reader)()
 
 
-def measure_of(model, source):
+def measure_of(model: keras.Model, num_classes: int) -> Callable[[Any, Any], tf.Tensor]:
     """Returns a function of a batch: the sums of its losses and of its hits."""
-    count = len(source.class_names)
 
     @tf.function(reduce_retracing=True)
     def measure(x, y):
         logits = tf.cast(model(x, training=False), tf.float32)
-        losses = cross_entropy(logits, to_targets(y, count))
+        losses = cross_entropy(logits, to_targets(y, num_classes))
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
         near = tf.math.in_top_k(y, logits, 5)
         return tf.stack(
@@ -62,7 +68,9 @@ def measure_of(model, source):
     return measure
 
 
-def evaluator(measure, split, source, config):
+def evaluator(
+    measure: Callable[[Any, Any], tf.Tensor], split: Split, reader: Reader
+) -> Callable[[], dict[str, float]]:
     """Returns a function, to be called as often as needed, that measures a split.
 
     It returns the mean loss, the accuracy, and the top-5 accuracy where that is
@@ -70,38 +78,59 @@ def evaluator(measure, split, source, config):
     measures, and adds up in float32.
     """
     # Made once: to make a pipeline takes longer than to read a small one.
-    batches = data.evaluation_batches(
-        split, batch_size=config.batch_size, image_shape=source.image_shape
-    )
+    batches = reader.in_order(split)
+    more = top5_metrics(len(reader.source.class_names))
 
     def evaluate():
         sums = np.sum([measure(x, y).numpy() for x, y in batches], axis=0, dtype=float)
         loss, accuracy, top5 = (sums / len(split)).tolist()
         scores = {"accuracy": accuracy, "loss": loss}
-        return scores | {metric.name: top5 for metric in top5_metrics(source)}
+        return scores | {metric.name: top5 for metric in more}
 
     return evaluate
 
 
-def top5_metrics(source):
+def evaluate_served(
+    serve: Callable[[np.ndarray], dict[str, tf.Tensor]],
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[float, float, int]:
+    """Returns an exported model's accuracy and top-5 accuracy, of how many images.
+
+    Args:
+        serve: What `export.load` returned.
+        batches: Raw images and their labels.
+    """
+    hits, near = [], []
+    for x, y in batches:
+        found = serve(x)
+        hits.append(found["labels"] == y)
+        near.append(tf.math.in_top_k(y, found["probabilities"], 5))
+    all_hits, all_near = np.concatenate(hits), np.concatenate(near)
+    return all_hits.mean(), all_near.mean(), len(all_hits)
+
+
+def top5_metrics(num_classes: int) -> list[keras.metrics.Metric]:
     """Top-5 accuracy, where there are more than ten classes and it says something."""
-    if len(source.class_names) <= 10:
+    if num_classes <= 10:
         return []
     return [keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5_accuracy")]
 
 
-def reference_clid(model, source, config):
+def reference_clid(model: Method, reader: Reader, most: int) -> float:
     """CLID of the held-out inputs, which compares between runs.
 
     The temperature is the reference one, the inputs and the batches that they come
     in are the same for every run with one seed.
+
+    Args:
+        model: The trained model.
+        reader: Reads the run's source, which has a holdout.
+        most: Examples to measure it on, at most.
     """
-    count = min(config.meta_examples, len(source.holdout))
+    held_out = reader.source.holdout
+    assert held_out is not None
+    count = min(most, len(held_out))
     size = min(REFERENCE_BATCH, count)
-    batches = data.evaluation_batches(
-        source.holdout.take(np.arange(count // size * size)),
-        batch_size=size,
-        image_shape=source.image_shape,
-    )
+    batches = reader.in_order(held_out.take(np.arange(count // size * size)), size)
     measure = clid_of(model.classifier, model.feature_layer, REFERENCE_TEMPERATURE)
     return float(np.mean([measure(x).numpy() for x, _ in batches]))

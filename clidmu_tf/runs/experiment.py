@@ -1,342 +1,235 @@
-"""What a Config describes: the data, the batches, the model."""
+"""The door of a run: a Config goes in, the objects that the run is made of come out."""
 
 import dataclasses
+import functools
 import pathlib
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from clidmu_tf import data
-from clidmu_tf.core.labels import check_labels
-from clidmu_tf.data import augment, noise
-from clidmu_tf.engine.examples import with_index
+from clidmu_tf.data import Source, Split
+from clidmu_tf.engine.callbacks import SnapshotEnsemble
+from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS
-from clidmu_tf.nets import backbones
-from clidmu_tf.runs import strategies
-from clidmu_tf.runs.evaluation import top5_metrics
-
-# Added to the seed for batches that go beside the labelled ones, not with them.
-META_SEED = 10**6
-JIT = {"auto": "auto", "on": True, "off": False}
+from clidmu_tf.runs import datasets, export, models, strategies
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.datasets import SplitExamples, TrainingData
+from clidmu_tf.runs.workdir import Described
 
 
-def load_source(config):
-    """Loads the data set that a Config names."""
-    return data.load(
-        config.dataset,
-        data_dir=config.data_dir or None,
-        label_key=config.label_key,
-        clean_label_key=config.clean_label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        image_size=config.image_size,
-        resize_size=config.resize_size,
-        holdout=config.holdout,
-        on_bad_image=config.on_bad_image,
-        train_examples=config.train_examples,
-        seed=config.seed,
-    )
+class Experiment:
+    """What a run is made of: data, model, devices, each made once, when asked for.
 
+    Args:
+        config: The settings, which go no further than this class.
+        strategy: The devices to train on; `None` for one.
+        source: What to train on, in place of what the settings describe.
+        described: What the model needs to know of the data, where they may be gone.
 
-def noisy_source(config):
-    """Loads the data, adds the noise and cuts the holdout asked for; checks them."""
-    source = hold_out(config, add_noise(config, checked_source(config)))
-    if len(source.train) < config.batch_size:
-        raise UserError(
-            f"--batch_size={config.batch_size} is larger than the training data, "
-            f"{len(source.train)} examples: lower it."
-        )
-    return source
-
-
-def checked_source(config):
-    """Loads the data and checks the labels."""
-    source = load_source(config)
-    count = len(source.class_names)
-    for name, split in (("training", source.train), ("test", source.test)):
-        try:
-            check_labels(split.labels, count)
-        except ValueError as error:
-            raise UserError(f"The {name} data of {config.dataset}: {error}") from None
-    return source
-
-
-def add_noise(config, source):
-    """Changes training labels as the Config asks for."""
-    if config.noise == "none":
-        return source
-    train_split, count = source.train, len(source.class_names)
-    cifar = count if config.dataset.startswith("cifar10") else 0
-    if config.noise == "hierarchical" and cifar != 100:
-        raise UserError(
-            "--noise=hierarchical needs the superclasses of CIFAR-100; received "
-            f"--dataset={config.dataset}."
-        )
-    if config.noise == "instance" and not train_split.in_memory:
-        raise UserError(
-            "--noise=instance needs the images in memory, and those of "
-            f"--dataset={config.dataset} are read from files: choose another noise."
-        )
-    labels = noise.apply(
-        config.noise,
-        train_split.labels,
-        config.noise_rate,
-        config.seed,
-        num_classes=count,
-        inputs=train_split.inputs,
-        mapping=noise.CIFAR10_PAIRS if cifar == 10 else None,
-        groups=noise.CIFAR100_SUPERCLASSES if cifar == 100 else None,
-    )
-    known = train_split.clean_labels
-    noisy = dataclasses.replace(
-        train_split,
-        labels=labels,
-        clean_labels=train_split.labels if known is None else known,
-    )
-    return dataclasses.replace(source, train=noisy)
-
-
-def hold_out(config, source):
-    """Moves a random part of the training data, noise and all, to the holdout.
-
-    It depends on the seed alone, so that runs with one seed compare on one holdout.
-    """
-    if not config.noisy_holdout:
-        return source
-    count = len(source.train)
-    order = np.random.default_rng((config.seed, count)).permutation(count)
-    first = max(1, round(config.noisy_holdout * count))
-    return dataclasses.replace(
-        source,
-        train=source.train.take(np.sort(order[first:])),
-        holdout=source.train.take(np.sort(order[:first])),
-    )
-
-
-def batches(
-    config, source, strategy, start_step, batch_size, split=None, seed=0, indexed=False
-):
-    """Training batches from a step on, cut over the strategy's replicas."""
-
-    def make(num_shards, shard_index, replicas):
-        return data.training_batches(
-            split or source.train,
-            batch_size=batch_size,
-            seed=config.seed + seed,
-            image_shape=source.image_shape,
-            **augmentation(config),
-            start_step=start_step,
-            num_shards=num_shards,
-            shard_index=shard_index,
-            replicas_per_shard=replicas,
-            with_index=with_index if indexed else None,
-        )
-
-    return strategies.distribute(strategy, make, batch_size)
-
-
-class SplitExamples:
-    """The training data of a run, to be read in order or in part.
-
-    What `engine.examples.ArrayExamples` is to arrays; see there.
+    Attributes:
+        strategy: The devices.
+        method: What --method calls the method.
+        epochs: Epochs to train for.
+        checkpoint_every: Steps between checkpoints, besides those after each epoch.
+        meta_examples: Most examples that CLID is measured on.
     """
 
-    def __init__(self, config, source, strategy):
-        self.config, self.source, self.strategy = config, source, strategy
+    def __init__(
+        self,
+        config: Config,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        source: Source | None = None,
+        described: Described | None = None,
+    ):
+        self._config = config
+        self.strategy = strategy
+        self.method: str = config.method
+        self.epochs: int = config.epochs
+        self.checkpoint_every: int = config.checkpoint_every
+        self.meta_examples: int = config.meta_examples
+        if source is not None:
+            self.source = source
+        if described is not None:
+            self.described = described
 
-    def __len__(self):
-        return len(self.source.train)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, for a page that tells runs apart by them."""
+        values = dataclasses.asdict(self._config)
+        but = ("task", "workdir", "resume")
+        return {n: v for n, v in values.items() if n not in but and v is not None}
 
-    def in_order(self, batch_size):
-        return data.evaluation_batches(
-            self.source.train,
-            batch_size=batch_size,
-            image_shape=self.source.image_shape,
+    # --- data
+
+    @functools.cached_property
+    def loaded(self) -> Source:
+        """The data set as it was loaded: nothing checked, and no noise added."""
+        config = self._config
+        return data.load(
+            config.dataset,
+            data_dir=config.data_dir or None,
+            label_key=config.label_key,
+            clean_label_key=config.clean_label_key,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            image_size=config.image_size,
+            resize_size=config.resize_size,
+            holdout=config.holdout,
+            on_bad_image=config.on_bad_image,
+            train_examples=config.train_examples,
+            seed=config.seed,
         )
 
-    def labels(self):
-        return self.source.train.labels
-
-    def batches(self, indices, batch_size, start_step=0):
-        split = self.source.train.take(indices)
-        size = min(batch_size, len(split))
-        return batches(
-            *(self.config, self.source, self.strategy, start_step, size, split),
-            seed=META_SEED,
+    @functools.cached_property
+    def source(self) -> Source:
+        """The data set that the run is about: checked, with noise and holdout."""
+        config, name = self._config, self._config.dataset
+        source = datasets.checked(self.loaded, name)
+        source = datasets.add_noise(
+            source, name, config.noise, config.noise_rate, config.seed
         )
-
-
-def augmentation(config):
-    """How `training_batches` augments; windows cut by --resize_size are the crops."""
-    words = [word.strip() for word in config.augment.split(",") if word.strip()]
-    of_window = ("crop", "flip") if config.resize_size else ()
-    rest = ",".join(word for word in words if word not in of_window)
-    return {"augment": augment.build(rest), "mirror": "flip" in words}
-
-
-def meta_arguments(config, source, strategy, start_step):
-    """The meta data that a method's `fit` takes, from the same seed and step."""
-    method = METHODS[config.method]
-    if method.reads_examples:  # it makes its meta batches itself
-        return {"meta_batch_size": config.meta_batch_size or config.batch_size}
-    supervised = method.wants_clean_labels(config.method_settings(1))
-    if not method.takes_meta_optimizer or not (config.meta_batch_size or supervised):
-        return {}
-    split = meta_split(config, source)
-    if supervised:
-        if split.clean_labels is None:
+        source = datasets.hold_out(source, config.noisy_holdout, config.seed)
+        if len(source.train) < config.batch_size:
             raise UserError(
-                f"--method={config.method} with a supervised meta objective needs true "
-                "labels: give --clean_label_key, or take --method=clid_mu and "
-                "--meta_objective=clid."
+                f"--batch_size={config.batch_size} is larger than the training data, "
+                f"{len(source.train)} examples: lower it."
             )
-        split = dataclasses.replace(split, labels=split.clean_labels)
-    if config.meta_batch_size > len(split):
-        raise UserError(
-            f"--meta_batch_size={config.meta_batch_size} is larger than the "
-            f"{len(split)} training examples that meta batches are drawn from: lower "
-            "it, or raise --meta_examples."
+        return source
+
+    @functools.cached_property
+    def data(self) -> TrainingData:
+        """The source, and how it is read."""
+        config = self._config
+        return TrainingData(
+            self.source,
+            config.batch_size,
+            config.seed,
+            **datasets.augmentation(config.augment, bool(config.resize_size)),
+            strategy=self.strategy,
         )
-    size = config.meta_batch_size or min(config.batch_size, len(split))
-    dataset = batches(config, source, strategy, start_step, size, split, META_SEED)
-    if not supervised:
-        dataset = dataset.map(lambda x, y: x)
-    return {"meta_data": dataset}
 
+    @functools.cached_property
+    def meta_split(self) -> Split:
+        """The training examples that meta batches and CLID are drawn from."""
+        return self.data.sample(self.meta_examples)
 
-def meta_split(config, source):
-    """A random part of the training data, the same in all of a run."""
-    count = min(config.meta_examples, len(source.train))
-    chosen = np.random.default_rng(config.seed).permutation(len(source.train))[:count]
-    return source.train.take(np.sort(chosen))
+    @functools.cached_property
+    def described(self) -> Described:
+        """What the model needs to know of the data."""
+        source, count = self.source, len(self.source.train)
+        steps = self._config.steps_per_epoch or count // self._config.batch_size
+        return Described(source.class_names, source.image_shape, steps, count)
 
+    @property
+    def title(self) -> str:
+        """What to call the data set before a reader."""
+        if self._config.dataset == "folder":
+            return pathlib.Path(self._config.data_dir).resolve().name
+        return self.source.name
 
-def snapshot_inputs(config, source):
-    """The inputs that CLID is measured on after each epoch, as uint8.
+    # --- model
 
-    They stay in memory, where floats would take four times the room.
-    """
-    split = meta_split(config, source)
-    found = data.evaluation_batches(
-        split, batch_size=100, image_shape=source.image_shape
-    )
-    return np.concatenate([as_pixels(x) for x, _ in found.as_numpy_iterator()])
+    @functools.cached_property
+    def model(self) -> Method:
+        """The training model, compiled, with its first weights."""
+        config, described = self._config, self.described
+        # What the backbone's own seed does not decide: the method's own layers.
+        keras.utils.set_random_seed(config.seed)
+        with strategies.scope(self.strategy):
+            classifier = models.build_classifier(
+                config.backbone,
+                described,
+                config.seed,
+                config.precision,
+                config.init_weights,
+            )
+            settings = config.method_settings(described.steps)
+            model = METHODS[config.method](classifier, seed=config.seed, **settings)
+            return models.compile_model(
+                model, described, self._optimizers(), config.jit, config.batch_scope
+            )
 
-
-def as_pixels(x):
-    """The uint8 images that whole values in 0..255 are, exactly."""
-    return np.round(x).astype("uint8")
-
-
-def raw_test(source, config):
-    found = data.evaluation_batches(
-        source.test, batch_size=config.batch_size, image_shape=source.image_shape
-    )
-    for x, y in found.as_numpy_iterator():
-        yield as_pixels(x), y
-
-
-def steps_per_epoch(config, source):
-    """Steps of an epoch: what was asked for, or all whole batches."""
-    return config.steps_per_epoch or len(source.train) // config.batch_size
-
-
-def build_model(config, source, steps):
-    """The training model, compiled."""
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.precision]
-    keras.config.set_dtype_policy(policy)
-    try:
-        classifier = backbones.build(
-            config.backbone, source.image_shape, len(source.class_names), config.seed
+    def _optimizers(self) -> dict[str, keras.Optimizer]:
+        config, build = self._config, models.build_optimizer
+        period = (config.lr_period or config.epochs) * self.described.steps
+        rate = models.learning_rate(
+            config.lr_schedule, config.learning_rate, config.lr_min, period
         )
-    finally:
-        keras.config.set_dtype_policy("float32")
-    if config.init_weights:
-        load_weights(classifier, config.init_weights)
-    compile_arguments = {
-        "optimizer": optimizer_of(config, steps),
-        "metrics": ["accuracy", *top5_metrics(source)],
-        "jit_compile": JIT[config.jit],
-        "batch_scope": config.batch_scope,
-    }
-    method = METHODS[config.method]
-    model = method(classifier, seed=config.seed, **config.method_settings(steps))
-    if method.takes_meta_optimizer:
-        compile_arguments["meta_optimizer"] = meta_optimizer_of(config)
-    model.compile(**compile_arguments)
-    model.build_memory(len(source.train))
-    return with_metrics(model)
+        found = {
+            "optimizer": build(
+                config.optimizer, rate, config.weight_decay, config.momentum
+            )
+        }
+        if METHODS[config.method].takes_meta_optimizer:
+            found["meta_optimizer"] = build(
+                config.meta_optimizer,
+                config.meta_learning_rate,
+                config.meta_weight_decay,
+            )
+        return found
 
+    # --- training
 
-def with_metrics(model):
-    """Makes the metrics' variables now: Keras waits for the first step, and a
-    checkpoint that is restored before it would not fit."""
-    model._compile_metrics.build(
-        tf.zeros([1], "int64"), tf.zeros([1, model.num_classes])
-    )
-    return model
+    def fit_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """What the model's `fit` takes, but for epochs and callbacks.
 
+        Args:
+            start_step: Steps that are done: the data go on from there.
+        """
+        return {
+            "x": self.data.batches(start_step, indexed=bool(self.model.memory())),
+            "shuffle": False,
+            "num_examples": len(self.source.train),
+            "examples": SplitExamples(self.data),
+            **self.meta_arguments(start_step),
+        }
 
-def load_weights(classifier, path):
-    """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
-    if not pathlib.Path(path).exists():
-        raise UserError(f"--init_weights={path} is not there.")
-    try:
-        if path.endswith(".keras"):
-            other = keras.saving.load_model(path, compile=False)
-            head = classifier.layers[-1].name
-            for layer in classifier.layers:
-                if layer.name != head and layer.weights:
-                    copy_weights(layer, other)
-        else:
-            classifier.load_weights(path, skip_mismatch=True)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"--init_weights={path} does not fit --backbone={classifier.name}: {error}"
-        ) from error
+    def meta_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """Those of `fit_arguments` that are of the meta data, without the model.
 
+        Raises:
+            UserError: The data cannot give what the method needs.
+        """
+        config, method = self._config, METHODS[self._config.method]
+        if method.reads_examples:  # it makes its meta batches itself
+            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
+        supervised = method.wants_clean_labels(config.method_settings(1))
+        is_own = bool(config.meta_batch_size or supervised)
+        if not method.takes_meta_optimizer or not is_own:
+            return {}
+        split = self.meta_split
+        if supervised:
+            split = datasets.with_clean_labels(split, config.method)
+        if config.meta_batch_size > len(split):
+            raise UserError(
+                f"--meta_batch_size={config.meta_batch_size} is larger than the "
+                f"{len(split)} training examples that meta batches are drawn from: "
+                "lower it, or raise --meta_examples."
+            )
+        size = config.meta_batch_size or min(config.batch_size, len(split))
+        batches = self.data.batches_beside(split, size, start_step, supervised)
+        return {"meta_data": batches}
 
-def copy_weights(layer, model):
-    """Copies a layer's weights from a model that has it, or, as a keras.applications
-    network does that is a layer of ours, has the layers inside of it."""
-    inside = getattr(layer, "layers", [])
-    if inside and all(other.name != layer.name for other in model.layers):
-        for part in inside:
-            if part.weights:
-                part.set_weights(model.get_layer(part.name).get_weights())
-    else:
-        layer.set_weights(model.get_layer(layer.name).get_weights())
-
-
-def optimizer_of(config, steps):
-    """The classifier's optimizer with its schedule."""
-    rate = config.learning_rate
-    period = (config.lr_period or config.epochs) * steps
-    floor = config.lr_min / rate if rate else 0.0
-    if config.lr_schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, period, alpha=floor)
-    elif config.lr_schedule == "cosine_restarts":
-        rate = keras.optimizers.schedules.CosineDecayRestarts(
-            rate, period, t_mul=1.0, alpha=floor
+    def snapshots(self, directory: pathlib.Path | None = None) -> SnapshotEnsemble:
+        """The callback that keeps the best epochs, in a folder or in memory."""
+        found = SnapshotEnsemble(
+            self.data.pixels(self.meta_split),
+            k=self._config.snapshots,
+            batch_size=min(100, self.meta_examples),
+            directory=directory,
         )
-    decay = config.weight_decay or None
-    if config.optimizer == "adam":
-        return keras.optimizers.Adam(rate, weight_decay=decay)
-    return keras.optimizers.SGD(rate, momentum=config.momentum, weight_decay=decay)
+        found.set_model(
+            self.model
+        )  # a run that has its last step behind it fits no more
+        return found
 
+    # --- what is left of it
 
-def meta_optimizer_of(config):
-    """The weight net's optimizer."""
-    makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-    return makers[config.meta_optimizer](
-        config.meta_learning_rate, weight_decay=config.meta_weight_decay or None
-    )
-
-
-def wrong_share(split):
-    """The share of labels that are wrong, or `None` where the truth is unknown."""
-    if split.clean_labels is None:
-        return None
-    return float(np.mean(split.labels != split.clean_labels))
+    def export(self, classifier: keras.Model, path: pathlib.Path) -> None:
+        """Writes a classifier of this run as a SavedModel of raw images."""
+        shape, names = self.described.image_shape, self.described.class_names
+        export.export(classifier, path, shape, names, self._config.resize_size)

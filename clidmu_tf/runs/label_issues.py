@@ -1,38 +1,46 @@
 """What a run says of its own training labels: a table, a page, a picture."""
 
 import functools
-import pathlib
 
 import numpy as np
+import pandas as pd
 
-from clidmu_tf import data
+from clidmu_tf.data import Split
+from clidmu_tf.engine.callbacks import SnapshotEnsemble
+from clidmu_tf.engine.method import Method
 from clidmu_tf.files import write_atomically, write_text
 from clidmu_tf.reports import figures
 from clidmu_tf.reports import page as report
 from clidmu_tf.reports.audit import audit
+from clidmu_tf.runs.datasets import Reader
+from clidmu_tf.runs.workdir import Workdir
 
 
-def write(config, source, model, workdir, snapshots, rows):
+def write(
+    model: Method,
+    reader: Reader,
+    snapshots: SnapshotEnsemble,
+    rows: list[dict[str, float]],
+    workdir: Workdir,
+    title: str,
+) -> pd.DataFrame:
     """Audits the training labels and writes `label_issues.csv` and `report.html`.
 
     Args:
-        config: The run's `Config`.
-        source: The `Source` it trains on.
         model: The trained model.
-        workdir: The run's `Workdir`.
-        snapshots: Its `SnapshotEnsemble`, which may hold no snapshot yet.
-        rows: Its metrics, one dict an epoch.
+        reader: Reads the source that it was trained on.
+        snapshots: The run's snapshots, of which there may be none yet.
+        rows: The run's metrics, one dict an epoch.
+        workdir: The run's workdir.
+        title: What the page calls the data.
 
     Returns:
         What `audit` returned.
     """
-    split, names = source.train, np.array(source.class_names)
-    batches = data.evaluation_batches(
-        split, batch_size=config.batch_size, image_shape=source.image_shape
-    )
+    split, names = reader.source.train, np.array(reader.source.class_names)
     issues = audit(
         model,
-        batches,
+        reader.in_order(split),
         snapshots=snapshots if snapshots.snapshots else None,
         ids=split.ids,
         paths=split.paths,
@@ -42,13 +50,11 @@ def write(config, source, model, workdir, snapshots, rows):
         suggested_class=names[issues.suggested_label],
     )
     write_text(workdir.label_issues, table.to_csv(float_format="%.6g"))
-    is_folder = config.dataset == "folder"
-    name = pathlib.Path(config.data_dir).resolve().name if is_folder else source.name
     page = report.render(
         issues,
-        source.class_names,
-        title=f"Labels of {name}",
-        images=functools.partial(images_at, source),
+        reader.source.class_names,
+        title=f"Labels of {title}",
+        images=functools.partial(images_at, reader),
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
     )
@@ -56,15 +62,13 @@ def write(config, source, model, workdir, snapshots, rows):
     return issues
 
 
-def images_at(source, positions):
+def images_at(reader: Reader, positions: np.ndarray) -> np.ndarray:
     """The training images at these positions, `(k, height, width, channels)`."""
-    batches = data.evaluation_batches(
-        source.train.take(positions), batch_size=100, image_shape=source.image_shape
-    )
+    batches = reader.in_order(reader.source.train.take(positions), 100)
     return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
 
 
-def draw_weights(issues, split, workdir):
+def draw_weights(issues: pd.DataFrame, split: Split, workdir: Workdir) -> None:
     """Draws the weights of the labels, right against wrong where the truth is known."""
     if issues.weight.isna().any():
         return

@@ -1,17 +1,18 @@
 """`--task=tune`: a search whose trials are runs, each in a workdir of its own."""
 
 import contextlib
-import functools
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from clidmu_tf.errors import UserError
-from clidmu_tf.runs import experiment
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
     ORACLE,
@@ -23,42 +24,43 @@ from clidmu_tf.tuning.search import (
 )
 from clidmu_tf.tuning.space import space_around
 
+Train = Callable[[Config], None]
+
 HOLDOUT = 0.2
 # What a trial does not know of: it is a run like any other.
 OF_THE_SEARCH = ("task", "tuner", "trials", "objective", "tune_space")
 
 
-def search(config, train):
+def search(config: Config, train: Train) -> None:
     """Searches, or goes on with, the settings that a Config asks for.
 
     Args:
         config: A `Config`.
         train: Trains the run that a Config describes.
     """
-    config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
     if config.strategy == "multi_worker":
         raise UserError(
             "--task=tune takes no --strategy=multi_worker: give each worker trials of "
             "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
         )
-    workdir = Workdir(config.workdir)
+    config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
+    trials = Trials(config, train)
     proposals = oracle(
         config.tuner,
         config.objective,
-        space_of(config),
+        trials.space(),
         config.trials,
         config.epochs,
         config.seed,
     )
-    trial = functools.partial(run_trial, config, train)
     if not is_worker():  # a worker gets its first trial from a chief that did this
-        workdir.claim(config)
+        trials.workdir.claim(config)
     with tempfile.TemporaryDirectory() as scratch:
-        tuner = Search(proposals, trial, scratch)
+        tuner = Search(proposals, trials.run, scratch)
         with quiet():
             tuner.search()
     if not is_worker():
-        finish(config, workdir, tuner)
+        trials.finish(tuner)
 
 
 @contextlib.contextmanager
@@ -76,100 +78,119 @@ def quiet():
             logging.getLogger(name).setLevel(level)
 
 
-def space_of(config):
-    """The search space that a Config asks for."""
-    names = names_of(config)
-    searchable = config.searchable()
-    for name in names:
-        if name not in searchable:
-            raise UserError(
-                f"--method={config.method} has no {name!r} to search: give "
-                f"--tune_space some of {', '.join(searchable)}."
+class Trials:
+    """The runs that a search is made of.
+
+    Args:
+        config: What to search, and around which settings.
+        train: Trains the run that a Config describes.
+    """
+
+    def __init__(self, config: Config, train: Train):
+        self.config, self.train = config, train
+        self.workdir = Workdir(config.workdir)
+
+    def names(self) -> list[str]:
+        """The names of the settings to search, each once."""
+        names = (name.strip() for name in self.config.tune_space.split(","))
+        return list(dict.fromkeys(name for name in names if name))
+
+    def space(self) -> Any:
+        """The space to search."""
+        config, names = self.config, self.names()
+        searchable = config.searchable()
+        for name in names:
+            if name not in searchable:
+                raise UserError(
+                    f"--method={config.method} has no {name!r} to search: give "
+                    f"--tune_space some of {', '.join(searchable)}."
+                )
+        if "learning_rate" in names:  # whatever is wrong with the lowest shows now
+            lowest = config.learning_rate / searchable["learning_rate"]
+            config.replace(learning_rate=lowest)
+        experiment = Experiment(config)
+        examples = len(experiment.source.train)
+        experiment.meta_arguments()  # or every trial would say what is wrong
+        base = {name: getattr(config, name) for name in searchable}
+        return space_around(
+            names, searchable, base, config.epochs, examples, config.meta_examples
+        )
+
+    def run(self, number: int, hyperparameters: Any) -> dict[str, float]:
+        """Trains a trial to its end, from wherever it is, and returns its scores."""
+        trial = self.config_of(number, hyperparameters)
+        workdir = Workdir(trial.workdir)
+        if is_of_another(workdir, trial):
+            # Several workers that come in another order lead a search another way.
+            print(
+                f"{workdir.path} is of a search that went another way: training anew."
             )
-    if "learning_rate" in names:  # whatever is wrong with the lowest shows now
-        lowest = config.learning_rate / searchable["learning_rate"]
-        config.replace(learning_rate=lowest)
-    source = experiment.noisy_source(config)
-    experiment.meta_arguments(config, source, None, 0)  # or every trial would say it
-    examples = len(source.train)
-    base = {name: getattr(config, name) for name in searchable}
-    return space_around(
-        names, searchable, base, config.epochs, examples, config.meta_examples
-    )
+            shutil.rmtree(workdir.path)
+        if not workdir.finished():
+            past = hyperparameters.values.get("tuner/trial_id")
+            if past is not None:
+                workdir.claim(trial)
+                start_from(self.folder(int(past)), workdir)
+            keras.backend.clear_session()
+            self.train(trial)
+        summary = workdir.read_summary()
+        return {
+            "noisy_accuracy": summary["noisy_accuracy"],
+            "val_clid_ref": summary["val_clid_ref"],
+            "clean_accuracy": summary["last_accuracy"],
+        }
+
+    def config_of(self, number: int, hyperparameters: Any) -> Config:
+        """The run that a trial is."""
+        defaults = Config()
+        changes = {name: getattr(defaults, name) for name in OF_THE_SEARCH}
+        changes |= {"workdir": str(self.folder(number).path)}
+        if "tuner/epochs" in hyperparameters.values:
+            changes["epochs"] = hyperparameters.values["tuner/epochs"]
+            # The learning rate falls over a whole run, however early Hyperband cuts it.
+            changes["lr_period"] = self.config.lr_period or self.config.epochs
+        return self.config.replace(**changes, **settings(hyperparameters))
+
+    def folder(self, number: int) -> Workdir:
+        """The workdir of a trial."""
+        return Workdir(self.workdir.trials / f"{number:03d}")
+
+    def finish(self, tuner: Search) -> None:
+        """Writes what a finished search leaves, and prints it."""
+        table, objective = tuner.table(), self.config.objective
+        best = int(table["trial"].iloc[0])
+        score = f"{objective} {table[objective].iloc[0]:.4f}"
+        path = self.workdir.path
+        write_report(table, self.names(), objective, path)
+        trial = tuner.oracle.get_best_trials()[0]
+        write_config(
+            self.workdir.best,
+            self.config_of(best, trial.hyperparameters).replace(
+                workdir=str(path / "best")
+            ),
+            f"Trial {best}, {score}; --noisy_holdout=0 after it trains on all labels.",
+        )
+        table = table.rename(columns=ORACLE)
+        print("\n" + table.to_string(index=False, float_format="{:.4g}".format))
+        print(
+            f"\nBest: trial {best}, {score}. Train it:\n"
+            f"  python train.py --flagfile={self.workdir.best}\n"
+            f"Everything lies in {path}/"
+        )
 
 
-def names_of(config):
-    """The names of the settings to search, each once."""
-    names = (name.strip() for name in config.tune_space.split(","))
-    return list(dict.fromkeys(name for name in names if name))
+def is_of_another(workdir: Workdir, trial: Config) -> bool:
+    """Whether a workdir holds a run with other settings than this trial's."""
+    if not workdir.config.exists():
+        return False
+    return bool(workdir.read_config().differences(trial, but=FREE))
 
 
-def run_trial(config, train, number, hyperparameters):
-    """Trains a trial to its end, from wherever it is, and returns its scores."""
-    trial = trial_config(config, number, hyperparameters)
-    workdir = Workdir(trial.workdir)
-    if workdir.config.exists() and workdir.read_config().differences(trial, but=FREE):
-        # Several workers that come in another order lead a search another way.
-        print(f"{workdir.path} is of a search that went another way: training anew.")
-        shutil.rmtree(workdir.path)
-    if not workdir.finished():
-        past = hyperparameters.values.get("tuner/trial_id")
-        if past is not None:
-            start_from(trial_folder(config, int(past)), workdir, trial)
-        keras.backend.clear_session()
-        train(trial)
-    summary = workdir.read_summary()
-    return {
-        "noisy_accuracy": summary["noisy_accuracy"],
-        "val_clid_ref": summary["val_clid_ref"],
-        "clean_accuracy": summary["last_accuracy"],
-    }
-
-
-def trial_config(config, number, hyperparameters):
-    """The run that a trial is."""
-    defaults = Config()
-    changes = {name: getattr(defaults, name) for name in OF_THE_SEARCH}
-    changes |= {"workdir": str(trial_folder(config, number).path)}
-    if "tuner/epochs" in hyperparameters.values:
-        changes["epochs"] = hyperparameters.values["tuner/epochs"]
-        # The learning rate falls over a whole run, however early Hyperband cuts it.
-        changes["lr_period"] = config.lr_period or config.epochs
-    return config.replace(**changes, **settings(hyperparameters))
-
-
-def trial_folder(config, number):
-    return Workdir(Workdir(config.workdir).trials / f"{number:03d}")
-
-
-def start_from(past, workdir, trial):
+def start_from(past: Workdir, workdir: Workdir) -> None:
     """Lets a trial go on where a shorter one with its settings ended."""
-    workdir.claim(trial)
     if any(workdir.checkpoints.glob("step-*.npz")):
         return  # it has gone on already
     for path in past.checkpoints.glob("*.npz"):
         copy = workdir.checkpoints / path.name
         shutil.copyfile(path, copy.with_suffix(".part"))
         os.replace(copy.with_suffix(".part"), copy)
-
-
-def finish(config, workdir, tuner):
-    """Writes what a finished search leaves, and prints it."""
-    table = tuner.table()
-    best = int(table["trial"].iloc[0])
-    score = f"{config.objective} {table[config.objective].iloc[0]:.4f}"
-    write_report(table, names_of(config), config.objective, workdir.path)
-    trial = tuner.oracle.get_best_trials()[0]
-    chosen = trial_config(config, best, trial.hyperparameters)
-    write_config(
-        workdir.best,
-        chosen.replace(workdir=str(workdir.path / "best")),
-        f"Trial {best}, {score}; --noisy_holdout=0 after it trains on all labels.",
-    )
-    table = table.rename(columns=ORACLE)
-    print("\n" + table.to_string(index=False, float_format="{:.4g}".format))
-    print(
-        f"\nBest: trial {best}, {score}. Train it:\n"
-        f"  python train.py --flagfile={workdir.best}\n"
-        f"Everything lies in {workdir.path}/"
-    )

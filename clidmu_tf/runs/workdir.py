@@ -34,11 +34,14 @@ class Described:
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(height, width, channels)` that the network sees.
         steps: Steps of an epoch.
+        num_examples: Examples that it trains on, each of which it may remember; 0 of
+            a workdir of version 0.1, whose methods remembered none.
     """
 
     class_names: tuple
     image_shape: tuple
     steps: int
+    num_examples: int = 0
 
 
 class Workdir:
@@ -161,11 +164,10 @@ class Workdir:
             )
         found = json.loads(self.source.read_text())
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
-        return Described(names, shape, found["steps"])
+        return Described(names, shape, found["steps"], found.get("num_examples", 0))
 
-    def write_source(self, source, steps):
+    def write_source(self, described):
         """Keeps what the model needs to know of the data, which may then move away."""
-        described = Described(source.class_names, source.image_shape, steps)
         write_json(self.source, dataclasses.asdict(described))
 
     def read_summary(self):

@@ -1,0 +1,267 @@
+"""The data of a run: a source with its noise and holdout, and its batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf import data
+from clidmu_tf.core.labels import check_labels
+from clidmu_tf.data import Source, Split, augment, noise
+from clidmu_tf.engine.examples import with_index
+from clidmu_tf.errors import UserError
+from clidmu_tf.runs import strategies
+
+# Added to the seed for batches that go beside the labelled ones, not with them.
+META_SEED = 10**6
+
+
+# --- the source
+
+
+def checked(source: Source, dataset: str) -> Source:
+    """Returns the source, whose labels are labels.
+
+    Args:
+        source: A source as it was loaded.
+        dataset: What --dataset calls it.
+
+    Raises:
+        UserError: They are not.
+    """
+    count = len(source.class_names)
+    for name, split in (("training", source.train), ("test", source.test)):
+        try:
+            check_labels(split.labels, count)
+        except ValueError as error:
+            raise UserError(f"The {name} data of {dataset}: {error}") from None
+    return source
+
+
+def add_noise(
+    source: Source, dataset: str, kind: str, rate: float, seed: int
+) -> Source:
+    """Redraws training labels at this rate; what they were is their truth.
+
+    Args:
+        source: A source.
+        dataset: What --dataset calls it.
+        kind: One of `data.noise.NOISES`.
+        rate: Probability that a label is redrawn.
+        seed: Decides which, and what they become.
+    """
+    if kind == "none":
+        return source
+    split, count = source.train, len(source.class_names)
+    cifar = count if dataset.startswith("cifar10") else 0
+    if kind == "hierarchical" and cifar != 100:
+        raise UserError(
+            "--noise=hierarchical needs the superclasses of CIFAR-100; received "
+            f"--dataset={dataset}."
+        )
+    if kind == "instance" and not split.in_memory:
+        raise UserError(
+            "--noise=instance needs the images in memory, and those of "
+            f"--dataset={dataset} are read from files: choose another noise."
+        )
+    inputs: Any = split.inputs  # in memory, where it is read
+    labels = noise.apply(
+        kind,
+        split.labels,
+        rate,
+        seed,
+        num_classes=count,
+        inputs=inputs,
+        mapping=noise.CIFAR10_PAIRS if cifar == 10 else None,
+        groups=noise.CIFAR100_SUPERCLASSES if cifar == 100 else None,
+    )
+    known = split.labels if split.clean_labels is None else split.clean_labels
+    noisy = dataclasses.replace(split, labels=labels, clean_labels=known)
+    return dataclasses.replace(source, train=noisy)
+
+
+def hold_out(source: Source, share: float, seed: int) -> Source:
+    """Moves a random part of the training data, noise and all, to the holdout.
+
+    It depends on the seed alone, so that runs with one seed compare on one holdout.
+
+    Args:
+        source: A source.
+        share: How much of its training data; 0 for none.
+        seed: Decides which examples.
+    """
+    if not share:
+        return source
+    count = len(source.train)
+    order = np.random.default_rng((seed, count)).permutation(count)
+    first = max(1, round(share * count))
+    return dataclasses.replace(
+        source,
+        train=source.train.take(np.sort(order[first:])),
+        holdout=source.train.take(np.sort(order[:first])),
+    )
+
+
+def with_clean_labels(split: Split, method: str) -> Split:
+    """Returns a split with the true labels in place of the given ones.
+
+    Args:
+        split: A split.
+        method: What --method calls the method that wants them.
+
+    Raises:
+        UserError: The truth is unknown.
+    """
+    if split.clean_labels is None:
+        raise UserError(
+            f"--method={method} with a supervised meta objective needs true "
+            "labels: give --clean_label_key, or take --method=clid_mu and "
+            "--meta_objective=clid."
+        )
+    return dataclasses.replace(split, labels=split.clean_labels)
+
+
+def wrong_share(split: Split) -> float | None:
+    """The share of labels that are wrong, or `None` where the truth is unknown."""
+    if split.clean_labels is None:
+        return None
+    return float(np.mean(split.labels != split.clean_labels))
+
+
+# --- its batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Reads the examples of a source in order.
+
+    Attributes:
+        source: The source.
+        batch_size: Examples at a time.
+    """
+
+    source: Source
+    batch_size: int
+
+    def in_order(self, split: Split, batch_size: int | None = None) -> tf.data.Dataset:
+        """Every example of a split once: batches of `(x, y)`, x float32 in 0..255."""
+        return data.evaluation_batches(
+            split,
+            batch_size=batch_size or self.batch_size,
+            image_shape=self.source.image_shape,
+        )
+
+    def pixels_in_order(
+        self, split: Split, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `in_order`, with x as the uint8 images that they are, exactly."""
+        for x, y in self.in_order(split, batch_size).as_numpy_iterator():
+            yield np.round(x).astype("uint8"), y
+
+    def pixels(self, split: Split) -> np.ndarray:
+        """All images of a split, as uint8: floats would take four times the room."""
+        return np.concatenate([x for x, _ in self.pixels_in_order(split, 100)])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData(Reader):
+    """Reads a source to train on it, too: in an order that seed and step decide.
+
+    Attributes:
+        seed: Decides order, windows and augmentation.
+        augment: As for `data.training_batches`.
+        mirror: As for `data.training_batches`.
+        strategy: The devices whose replicas batches are cut over; `None` for one.
+    """
+
+    seed: int
+    augment: Callable | None = None
+    mirror: bool = False
+    strategy: tf.distribute.Strategy | None = None
+
+    def batches(self, start_step: int = 0, indexed: bool = False) -> Any:
+        """The labelled batches from a step on, told their examples' indices or not."""
+        name = with_index if indexed else None
+        return self._cut(
+            self.source.train, self.batch_size, self.seed, start_step, name
+        )
+
+    def batches_beside(
+        self, split: Split, batch_size: int, start_step: int, labelled: bool = True
+    ) -> Any:
+        """Batches of a part of the training data that go beside the labelled ones.
+
+        Args:
+            split: The part.
+            batch_size: Examples a batch.
+            start_step: Batches to leave out.
+            labelled: Whether they are `(x, y)`, or x alone.
+        """
+        return self._cut(
+            *(split, batch_size, self.seed + META_SEED, start_step), labelled=labelled
+        )
+
+    def sample(self, most: int) -> Split:
+        """A random part of the training data, the same in all of a run."""
+        split = self.source.train
+        chosen = np.random.default_rng(self.seed).permutation(len(split))[:most]
+        return split.take(np.sort(chosen))
+
+    def _cut(self, split, batch_size, seed, start_step, with_index=None, labelled=True):
+        def make(num_shards, shard_index, replicas):
+            dataset = data.training_batches(
+                split,
+                batch_size=batch_size,
+                seed=seed,
+                image_shape=self.source.image_shape,
+                augment=self.augment,
+                mirror=self.mirror,
+                start_step=start_step,
+                num_shards=num_shards,
+                shard_index=shard_index,
+                replicas_per_shard=replicas,
+                with_index=with_index,
+            )
+            return dataset if labelled else dataset.map(lambda x, y: x)
+
+        return strategies.distribute(self.strategy, make, batch_size)
+
+
+class SplitExamples:
+    """The training data of a run, to be read in order or in part.
+
+    What `engine.examples.ArrayExamples` is to arrays; see there.
+    """
+
+    def __init__(self, training_data: TrainingData):
+        self.data, self.split = training_data, training_data.source.train
+
+    def __len__(self):
+        return len(self.split)
+
+    def in_order(self, batch_size):
+        return self.data.in_order(self.split, batch_size)
+
+    def labels(self):
+        return self.split.labels
+
+    def batches(self, indices, batch_size, start_step=0):
+        split = self.split.take(indices)
+        size = min(batch_size, len(split))
+        return self.data.batches_beside(split, size, start_step)
+
+
+def augmentation(words: str, is_window: bool) -> dict[str, Any]:
+    """How `TrainingData` augments.
+
+    Args:
+        words: Augmentations, separated by commas.
+        is_window: Whether --resize_size has windows cut: those are the crops then,
+            and mirrored as they are cut.
+    """
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    of_window = ("crop", "flip") if is_window else ()
+    rest = ",".join(name for name in names if name not in of_window)
+    return {"augment": augment.build(rest), "mirror": "flip" in names}

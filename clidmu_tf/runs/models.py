@@ -1,0 +1,141 @@
+"""The model of a run: a classifier with its first weights, optimizers, compiled."""
+
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clidmu_tf.engine.method import Method
+from clidmu_tf.errors import UserError
+from clidmu_tf.nets import backbones
+from clidmu_tf.runs.evaluation import top5_metrics
+from clidmu_tf.runs.workdir import Described
+
+JIT = {"auto": "auto", "on": True, "off": False}
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def build_classifier(
+    backbone: str,
+    described: Described,
+    seed: int,
+    precision: str = "float32",
+    init_weights: str = "",
+) -> keras.Model:
+    """Returns a network for these images and classes.
+
+    Args:
+        backbone: Name of the network.
+        described: What is known of the data.
+        seed: Decides the weights that come from no file.
+        precision: `"float32"` or `"bfloat16"`.
+        init_weights: File of initial weights; `""` for none.
+    """
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        shape, count = described.image_shape, len(described.class_names)
+        classifier = backbones.build(backbone, shape, count, seed)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if init_weights:
+        load_weights(classifier, init_weights)
+    return classifier
+
+
+def load_weights(classifier: keras.Model, path: str) -> None:
+    """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
+    if not pathlib.Path(path).exists():
+        raise UserError(f"--init_weights={path} is not there.")
+    try:
+        if path.endswith(".keras"):
+            other = keras.saving.load_model(path, compile=False)
+            head = classifier.layers[-1].name
+            for layer in classifier.layers:
+                if layer.name != head and layer.weights:
+                    copy_weights(layer, other)
+        else:
+            classifier.load_weights(path, skip_mismatch=True)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"--init_weights={path} does not fit --backbone={classifier.name}: {error}"
+        ) from error
+
+
+def copy_weights(layer: keras.Layer, model: keras.Model) -> None:
+    """Copies a layer's weights from a model that has it, or, as a keras.applications
+    network does that is a layer of ours, has the layers inside of it."""
+    inside = getattr(layer, "layers", [])
+    if inside and all(other.name != layer.name for other in model.layers):
+        for part in inside:
+            if part.weights:
+                part.set_weights(model.get_layer(part.name).get_weights())
+    else:
+        layer.set_weights(model.get_layer(layer.name).get_weights())
+
+
+def learning_rate(schedule: str, rate: float, least: float, period: int) -> Any:
+    """Returns a learning rate, or how it falls.
+
+    Args:
+        schedule: `"constant"`, `"cosine"` or `"cosine_restarts"`.
+        rate: What it starts at.
+        least: What a cosine ends at.
+        period: Steps of one cosine.
+    """
+    floor = least / rate if rate else 0.0
+    if schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(rate, period, alpha=floor)
+    if schedule == "cosine_restarts":
+        return keras.optimizers.schedules.CosineDecayRestarts(
+            rate, period, t_mul=1.0, alpha=floor
+        )
+    return rate
+
+
+def build_optimizer(
+    name: str, rate: Any, weight_decay: float, momentum: float = 0.0
+) -> keras.Optimizer:
+    """Returns an optimizer.
+
+    Args:
+        name: `"sgd"` or `"adam"`.
+        rate: Learning rate, or its schedule.
+        weight_decay: Decoupled weight decay; 0 for none.
+        momentum: Of SGD.
+    """
+    decay = weight_decay or None
+    if name == "adam":
+        return keras.optimizers.Adam(rate, weight_decay=decay)
+    return keras.optimizers.SGD(rate, momentum=momentum, weight_decay=decay)
+
+
+def compile_model(
+    model: Method,
+    described: Described,
+    optimizers: dict[str, keras.Optimizer],
+    jit: str = "auto",
+    batch_scope: str = "global",
+) -> Method:
+    """Returns the model, compiled and with every variable that it will have.
+
+    A checkpoint that is restored before the first step fits it so.
+
+    Args:
+        model: The model.
+        described: What is known of the data.
+        optimizers: Those that the method's `compile` takes, by name.
+        jit: `"auto"`, `"on"` or `"off"`.
+        batch_scope: As for `compile`.
+    """
+    count = len(described.class_names)
+    model.compile(
+        **optimizers,
+        metrics=["accuracy", *top5_metrics(count)],
+        jit_compile=JIT[jit],
+        batch_scope=batch_scope,
+    )
+    model.build_memory(described.num_examples)
+    # Keras waits for the first step to make the variables of the metrics.
+    model._compile_metrics.build(tf.zeros([1], "int64"), tf.zeros([1, count]))
+    return model

@@ -164,6 +164,11 @@ class Method(NoisyLabelModel):
         return {}
 
     @classmethod
+    def takes_meta_data(cls, settings: dict[str, Any]) -> bool:
+        """Whether, with these settings, `fit` takes `meta_data`."""
+        return False
+
+    @classmethod
     def wants_clean_labels(cls, settings: dict[str, Any]) -> bool:
         """Whether, with these settings, it needs a stream `meta` with right labels."""
         return False

@@ -163,12 +163,19 @@ class CLIDMU(Reweighting):
             for name, width in zip(judges.SLOTS, widths, strict=True):
                 self.add_slot(name, (self.judges, width))
 
+    @classmethod
+    def takes_meta_data(cls, settings):
+        return not _labels_judge(**settings)
+
     @property
     def judged_by_labels(self):
         """Whether the given labels judge, each after a step of the others."""
-        obstacle = _obstacle(self.weight_net, self.virtual_scope, self.feature_layer)
-        is_auto = self.meta_objective == "auto" and not obstacle
-        return is_auto or self.meta_objective == "noisy_mae"
+        return _labels_judge(
+            self.meta_objective,
+            self.weight_net,
+            self.virtual_scope,
+            self.feature_layer,
+        )
 
     def fit(self, x=None, y=None, *, meta_data=None, **kwargs):
         """As `Reweighting.fit`."""
@@ -236,6 +243,14 @@ class CLIDMU(Reweighting):
         ):
             variable.assign(value)
         return phi
+
+
+def _labels_judge(
+    meta_objective, weight_net, virtual_scope, feature_layer=None, **others
+):
+    if meta_objective == "auto":
+        return _obstacle(weight_net, virtual_scope, feature_layer) is None
+    return meta_objective == "noisy_mae"
 
 
 def _obstacle(weight_net, virtual_scope, feature_layer):

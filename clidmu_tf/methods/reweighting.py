@@ -210,6 +210,10 @@ class Reweighting(Method):
             streams["meta"] = self._meta_dataset(meta_data, self.meta_batch_size)
         return super().fit(x, y, streams=streams, **kwargs)
 
+    @classmethod
+    def takes_meta_data(cls, settings):
+        return not cls.reads_examples
+
     @property
     def is_supervised(self):
         """Whether `fit` must be given labelled meta data."""

@@ -197,10 +197,17 @@ class Experiment:
         config, method = self._config, METHODS[self._config.method]
         if method.reads_examples:  # it makes its meta batches itself
             return {"meta_batch_size": config.meta_batch_size or config.batch_size}
-        supervised = method.wants_clean_labels(config.method_settings(1))
-        is_own = bool(config.meta_batch_size or supervised)
-        if not method.takes_meta_optimizer or not is_own:
+        settings = config.method_settings(1)
+        supervised = method.wants_clean_labels(settings)
+        if not (config.meta_batch_size or supervised):
             return {}
+        if not method.takes_meta_data(settings):
+            if not method.takes_meta_optimizer:
+                return {}
+            raise UserError(
+                f"--meta_batch_size={config.meta_batch_size} is of no use where the "
+                "given labels judge: leave it out, or give --meta_objective=clid."
+            )
         split = self.meta_split
         if supervised:
             split = datasets.with_clean_labels(split, config.method)

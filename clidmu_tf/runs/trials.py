@@ -44,6 +44,9 @@ def search(config: Config, train: Train) -> None:
             "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
         )
     config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
+    if "temperature" in config.tune_space and config.meta_objective == "auto":
+        # Of no use where the given labels judge.
+        config = config.replace(meta_objective="clid")
     trials = Trials(config, train)
     proposals = oracle(
         config.tuner,

@@ -50,7 +50,8 @@ def teacher_momentum(iteration: int | tf.Tensor, start: int, middle: int) -> tf.
     Returns:
         0 up to `start` + 1, then 0.99, after `middle` 0.999.
     """
-    copy, early, late = tf.constant([0, EARLY_MOMENTUM, LATE_MOMENTUM], "float64")
+    momenta = tf.constant([0, EARLY_MOMENTUM, LATE_MOMENTUM], "float64")
+    copy, early, late = tf.unstack(momenta)
     moving = tf.where(iteration > middle, late, early)
     return tf.where(iteration <= start + 1, copy, moving)
 

@@ -9,10 +9,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test quick lint clean
 help:
 	@echo "make demo    train on digits with wrong labels, about a minute on a laptop"
 	@echo "make test    all that CI runs: ruff, mypy, pytest"
+	@echo "make quick   ruff, mypy and the tests that are fast, in under 90 seconds"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make setup   only make .venv"
 	@echo "make clean   remove .venv, caches and build outputs; runs/ stays"
@@ -37,6 +38,10 @@ test: lint
 	@echo "Tests (pytest, $(WORKERS) processes)"
 	@# A file to a process, so that what its tests share is made once.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+quick: lint
+	@echo "Fast tests (pytest, $(WORKERS) processes)"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 lint: $(READY)
 	@echo "Lint (ruff, mypy)"

@@ -1,5 +1,6 @@
 """The same small machine for every test: CPU, one seed, a cleared Keras session."""
 
+import gc
 import os
 
 # Read when TensorFlow is imported, and passed on to what a test starts.
@@ -21,3 +22,9 @@ def fresh_session():
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
+
+
+def pytest_collection_finish():
+    """Each test collects garbage; what the imports left is none, and takes 0.3 s."""
+    gc.collect()
+    gc.freeze()

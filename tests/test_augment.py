@@ -9,6 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from clidmu_tf.data import augment
 from clidmu_tf.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 FULL = "flip,crop,randaugment"
 SPECS = ["flip", "crop", "randaugment", FULL]
 SHAPES = [(8, 8, 1), (32, 32, 3)]

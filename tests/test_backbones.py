@@ -10,6 +10,8 @@ import tensorflow as tf
 from clidmu_tf.errors import UserError
 from clidmu_tf.nets import backbones
 
+pytestmark = pytest.mark.slow
+
 
 def images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype="uint8")

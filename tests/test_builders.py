@@ -14,6 +14,8 @@ from clidmu_tf import data
 from clidmu_tf.data.builders import Animal10n, Clothing1m, Food101n, Webvision, files
 from clidmu_tf.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "webvision/mini": (layouts.webvision, {}),
     "webvision/google": (layouts.webvision, {}),

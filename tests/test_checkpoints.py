@@ -19,6 +19,8 @@ from clidmu_tf.runs import training
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 
+pytestmark = pytest.mark.slow
+
 STEPS, EPOCHS = 6, 3
 
 

@@ -12,6 +12,8 @@ from clidmu_tf.nets import backbones
 from clidmu_tf.nets.features import virtual_variables
 from reference import values
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 
 

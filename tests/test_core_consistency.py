@@ -14,6 +14,8 @@ from clidmu_tf.core.teacher import ramp, teacher_momentum, update_teacher
 from clidmu_tf.nets.second_derivatives import twice_differentiable
 from golden_methods import DENSE, METHODS, one_hot, two_layers, values
 
+pytestmark = pytest.mark.slow
+
 MODES = ["eager", "graph", "xla"]
 
 

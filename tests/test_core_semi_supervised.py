@@ -10,6 +10,8 @@ from clidmu_tf.core.losses import clid, cross_entropy
 from clidmu_tf.core.meta_gradient import local_forward, meta_step
 from golden_methods import DENSE, METHODS, one_hot, two_layers, values
 
+pytestmark = pytest.mark.slow
+
 
 def weigh(phi, losses):
     """The WNet of the golden case: 1 → 100 → 1, ReLU and sigmoid."""

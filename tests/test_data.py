@@ -17,6 +17,8 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 
+pytestmark = pytest.mark.slow
+
 # --- digits
 
 

@@ -16,6 +16,8 @@ from clidmu_tf.core.meta_gradient import local_forward, meta_step, real_gradient
 from clidmu_tf.methods.weighting import update_classes
 from reference import values
 
+pytestmark = pytest.mark.slow
+
 HERE = pathlib.Path(__file__).parent
 BASE = {
     "strategy": "none",

@@ -23,6 +23,7 @@ def examples():
             yield pytest.param(code, id=f"{path.relative_to(ROOT)}-{i}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", examples())
 def test_example_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,8 @@ import sys
 import pytest
 import tensorflow as tf
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -7,6 +7,8 @@ import pytest
 import clidmu_tf as clidmu
 from clidmu_tf.errors import TrainingDiverged
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -5,6 +5,8 @@ import sys
 
 import clidmu_tf as clidmu
 
+pytestmark = pytest.mark.slow
+
 WHEN_USED = (
     *("keras_tuner", "matplotlib", "pandas", "scipy", "sklearn"),
     *("tensorboard", "tensorflow_datasets"),

@@ -8,6 +8,8 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs import models
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (32, 32, 3)
 
 

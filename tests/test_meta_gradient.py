@@ -20,6 +20,8 @@ from reference import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 MODES = ["eager", "graph", "xla"]
 RATE = tf.constant(0.2, "float64")
 PRECISIONS = [("float64", 1e-9), ("float32", 1e-4)]

@@ -26,6 +26,8 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 from test_distributed import finish, start
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 BATCH, STEPS, EPOCHS = 12, 2, 2
 EXAMPLES, CLASSES = BATCH * STEPS, 3

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from clidmu_tf.nets.second_derivatives import twice_differentiable
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = tf.nn.moments
 
 

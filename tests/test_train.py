@@ -29,6 +29,8 @@ from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
     "--train_examples=300",

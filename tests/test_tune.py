@@ -26,6 +26,8 @@ from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 from clidmu_tf.tuning import search, space
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 SEARCHABLE = Config().searchable()
 BASE = {

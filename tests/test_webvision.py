@@ -15,6 +15,8 @@ from clidmu_tf import data
 from clidmu_tf.runs import config
 from clidmu_tf.runs import tasks as run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "webvision.cfg"
 # The two sizes, and less of everything that takes a day.

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import clidmu_tf as clidmu
 
 pytestmark = pytest.mark.slow

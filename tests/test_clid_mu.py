@@ -1,5 +1,7 @@
 """CLIDMU as a Keras user meets it: any classifier, any data, fit to load_model."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -514,3 +516,24 @@ def test_snapshots_keep_the_lowest_clid_and_sum_logits():
         for i in (0, 30)
     ]
     np.testing.assert_allclose(values[-1], np.mean(halves), rtol=1e-5)
+
+
+def test_a_class_that_is_lost_is_named_once_with_a_remedy_that_fits(caplog):
+    x, y = table()
+    for settings, remedy in (
+        ({}, "add warm-up steps"),
+        ({"prior_penalty": 0.0}, "keep prior_penalty=1.0"),
+        ({"class_balance": False}, "keep class_balance=True"),
+        ({"warmup_steps": 1}, "lower the meta learning rate"),
+    ):
+        model = clidmu.CLIDMU(small_classifier(), **settings)
+        model.compile(keras.optimizers.SGD(0.0))
+        bias = model.classifier.layers[-1].bias
+        bias.assign([-50.0, *[0.0] * (len(bias) - 1)])
+        caplog.clear()
+        logging.getLogger("clidmu_tf").propagate = True
+        with caplog.at_level("WARNING", "clidmu_tf"):
+            model.fit(x, y, epochs=12, batch_size=len(x), verbose=0)
+        warned = [r.getMessage() for r in caplog.records if "write it off" in r.message]
+        assert len(warned) == 1 and "Class 0 is given to" in warned[0]
+        assert remedy in warned[0]

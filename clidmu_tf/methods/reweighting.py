@@ -1,8 +1,10 @@
 """What all methods with a weight net share: the meta step around their objective."""
 
+import logging
 from typing import Annotated
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.labels import check_labels, to_targets
@@ -17,10 +19,15 @@ from clidmu_tf.methods.weighting import Weighting, update_classes
 from clidmu_tf.nets import weight_nets
 from clidmu_tf.nets.features import virtual_variables
 
+logger = logging.getLogger(__name__)
+
 META_OBJECTIVES = ("auto", "noisy_mae", "clid", "cross_entropy", "mae")
 VIRTUAL_SCOPES = ("auto", "all", "last_block", "head")
 WEIGHT_NETS = ("wnet", "vri")
 COLLAPSED_WEIGHT = 1e-6
+# A class is about to be lost when its mean prediction falls below this part of the
+# examples that it is given to.
+LOST_SHARE = 0.1
 # Of each class: its moving mean weight, how often it was given, and its moving mean
 # prediction.
 CLASS_SLOTS = ("class_mean", "class_count", "class_prediction")
@@ -142,6 +149,7 @@ class Reweighting(Method):
         ):
             self.add_slot(name, (self.num_classes,), value)
         super().build_method()
+        self._lost = np.zeros(self.num_classes, bool)  # classes that were warned of
         self.weighting = Weighting(
             self.weight_net, self.class_balance, self.prior_penalty
         )
@@ -313,9 +321,31 @@ class Reweighting(Method):
         if mean_weight < COLLAPSED_WEIGHT:
             raise TrainingDiverged(
                 f"The weights collapsed to zero (mean {mean_weight:.1e} at step "
-                f"{self._step}): lower the meta learning rate, add warm-up steps, or "
-                "keep class_balance=True and prior_penalty above 0."
+                f"{self._step}): {self._remedy()}."
             )
+
+    def leave_epoch(self):
+        super().leave_epoch()
+        _, given, predicted = (np.asarray(values) for values in self.classes())
+        given = given / given.sum()
+        lost = predicted < LOST_SHARE * given
+        for label in np.flatnonzero(lost & ~self._lost):
+            logger.warning(
+                "Class %d is given to %.1f %% of the examples, predicted of %.2f %%, "
+                "so that the network is about to write it off: %s.",
+                *(label, 100 * given[label], 100 * predicted[label], self._remedy()),
+            )
+        self._lost |= lost
+
+    def _remedy(self):
+        """What there is to do against weights that go astray, as things are set."""
+        if not self.class_balance and not self.weighting.masks:
+            return "keep class_balance=True"
+        if not self.prior_penalty:
+            return "keep prior_penalty=1.0"
+        if not self.warmup_steps:
+            return "add warm-up steps, or lower the meta learning rate"
+        return "lower the meta learning rate, or compare with CrossEntropy"
 
     # --- use
 

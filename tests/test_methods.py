@@ -19,8 +19,9 @@ from clidmu_tf.engine.examples import ArrayExamples, with_index
 from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.reports import figures
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import label_issues, models, outcome, training
+from clidmu_tf.runs import models, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
@@ -238,8 +239,8 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     monkeypatch.setattr(run.export, "export", lambda *args: None)
     quiet = keras.callbacks.Callback()
     monkeypatch.setattr(training, "tensorboard", lambda workdir: quiet)
-    monkeypatch.setattr(outcome.figures, "curves", lambda rows, file: None)
-    monkeypatch.setattr(label_issues.figures, "weights", lambda *args: None)
+    for chart in ("curves", "weights"):
+        monkeypatch.setattr(figures, chart, lambda *args, **kwargs: None)
     # Epochs that a flag counts are one, as in `feeds.short_settings`.
     one = {
         flag: 1

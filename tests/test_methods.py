@@ -19,14 +19,13 @@ from clidmu_tf.engine.examples import ArrayExamples, with_index
 from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.nets import backbones
 from clidmu_tf.runs import config as config_module
-from clidmu_tf.runs import label_issues, models, outcome, training
-from clidmu_tf.runs import tasks as run
+from clidmu_tf.runs import tasks
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
+from clidmu_tf.runs.training import segments
 from test_distributed import finish, start
-
-pytestmark = pytest.mark.slow
 
 layers = keras.layers
 BATCH, STEPS, EPOCHS = 12, 2, 2
@@ -36,18 +35,11 @@ X = GENERATOR.normal(size=(EXAMPLES, 4)).astype("float32")
 Y = GENERATOR.integers(0, CLASSES, EXAMPLES)
 
 
-def classifier(dropout=0.2):
+def classifier(*between):
+    """A network of few weights, with what else is to lie between its two layers."""
     keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(8),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Dropout(dropout),
-            layers.Dense(CLASSES),
-        ]
-    )
+    hidden = [layers.Dense(8, "tanh"), *between]
+    return keras.Sequential([keras.Input((4,)), *hidden, layers.Dense(CLASSES)])
 
 
 def state_of(model):
@@ -71,8 +63,11 @@ class Case:
         self.name, self.method, self.folder = name, METHODS[name], folder
         assert self.method.least_batch <= BATCH, "the contract needs larger batches"
 
-    def model(self, dropout=0.2, warmup=STEPS, **arguments):
-        return feeds.compiled(self.method, classifier(dropout), warmup, **arguments)
+    def model(self, run_eagerly=True, **arguments):
+        """A model with all kinds of state, eager, since to trace takes longest."""
+        network = classifier(layers.BatchNormalization(), layers.Dropout(0.2))
+        arguments["run_eagerly"] = run_eagerly
+        return feeds.compiled(self.method, network, STEPS, **arguments)
 
     def fit_arrays(self, model, first=0, last=EPOCHS):
         further = feeds.further_data(self.method, X, Y, BATCH, first * STEPS)
@@ -95,7 +90,7 @@ class Case:
         else:
             dataset = dataset.map(lambda x, y, index: (x, y))
         dataset = dataset.batch(BATCH, drop_remainder=True).repeat()
-        for first, last, size in run.segments(done, STEPS, EPOCHS):
+        for first, last, size in segments(done, STEPS, EPOCHS):
             model.fit(
                 dataset.skip(done),
                 initial_epoch=first,
@@ -133,12 +128,6 @@ class Case:
             model.build_memory(EXAMPLES)
             return self.fit_dataset(model, callbacks=[saver.metrics_log, saver])
 
-    def without_dropout(self, **arguments):
-        """Without masks, which XLA draws otherwise; no warm-up, to compile less."""
-        model = self.model(dropout=0.0, warmup=0, **arguments)
-        self.fit_arrays(model)
-        return state_of(model)
-
 
 @pytest.fixture(autouse=True)
 def fresh_session():
@@ -158,15 +147,20 @@ def test_arrays_and_a_dataset_train_alike(case):
     assert_same(state_of(case.from_arrays), case.from_dataset)
 
 
-def test_eager_steps_are_those_of_a_graph(case):
-    model = case.model(run_eagerly=True)
+def test_steps_in_a_graph_are_the_eager_ones(case):
+    model = case.model(run_eagerly=False)
     case.fit_arrays(model)
     assert_same(state_of(model), case.from_dataset, 1e-5)
 
 
-def test_steps_under_xla_are_those_without(case):
-    eager = case.without_dropout(run_eagerly=True)
-    assert_same(eager, case.without_dropout(jit_compile=True), 2e-5)
+def test_steps_under_xla_are_the_eager_ones(case):
+    found = []
+    for how in ({"jit_compile": True}, {"run_eagerly": True}):
+        # Without masks, which XLA draws otherwise, and no warm-up, to compile less.
+        model = feeds.compiled(case.method, classifier(), warmup=0, **how)
+        case.fit_arrays(model)
+        found.append(state_of(model))
+    assert_same(*found, 2e-5)
 
 
 def test_a_killed_training_ends_as_the_whole_one(case):
@@ -205,7 +199,7 @@ def on_devices(tmp_path_factory):
     }
     jobs = [
         (
-            {**settings, "method": name, "strategy": where},
+            {**settings, "method": name, "strategy": where, "eager": where == "none"},
             folder / f"{name}.{where}.npz",
         )
         for name, where in itertools.product(METHODS, ("none", "mirrored"))
@@ -229,20 +223,14 @@ def small_network(name, input_shape, num_classes, seed=0):
             keras.Input(input_shape),
             layers.Rescaling(1 / 16),
             layers.Flatten(),
-            layers.Dense(8, "relu"),
+            layers.Dense(8, "tanh"),
             layers.Dense(num_classes),
         ]
     )
 
 
 def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(models.backbones, "build", small_network)
-    # What takes longer than all the rest; `test_train.py` looks at it.
-    monkeypatch.setattr(run.export, "export", lambda *args: None)
-    quiet = keras.callbacks.Callback()
-    monkeypatch.setattr(training, "tensorboard", lambda workdir: quiet)
-    monkeypatch.setattr(outcome.figures, "curves", lambda rows, file: None)
-    monkeypatch.setattr(label_issues.figures, "weights", lambda *args: None)
+    monkeypatch.setattr(backbones, "build", small_network)
     waits = feeds.short_settings(case.method, warmup=1)  # an epoch
     flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
     config = Config(
@@ -259,19 +247,18 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
         snapshots=1,
         **{flag: waits[name] for flag, name in flags.items() if name in waits},
     )
-    run.train(config)
-    left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"label_issues.csv", "report.html", "summary.json"} <= left
+    tasks.train(config, is_trial=True)  # without the pictures, which take longest
     experiment = Experiment(config)
     network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
-    model = feeds.compiled(case.method, network, STEPS, meta_optimizer)
-    model.fit(
-        **experiment.fit_arguments(), epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0
+    model = feeds.compiled(
+        case.method, network, STEPS, meta_optimizer, run_eagerly=True
     )
+    data = experiment.fit_arguments()
+    model.fit(**data, epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0)
     *_, last = sorted((tmp_path / "run" / "checkpoints").glob("step-*.npz"))
     by_hand, record = state_of(model), np.load(last)
-    assert_same(by_hand, {name: record[name] for name in by_hand})
+    assert_same(by_hand, {name: record[name] for name in by_hand}, 1e-5)
 
 
 # --- use of what was trained

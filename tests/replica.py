@@ -40,7 +40,7 @@ def make_model(settings):
         ]
     )
     arguments = {"jit_compile": settings["jit"], "batch_scope": settings["batch_scope"]}
-    arguments["metrics"] = ["accuracy"]
+    arguments |= {"metrics": ["accuracy"], "run_eagerly": settings["eager"]}
     if settings["method"] in METHODS:
         method = METHODS[settings["method"]]
         return feeds.compiled(method, classifier, settings["warmup"], **arguments)

@@ -23,6 +23,7 @@ BASE = {
     "strategy": "none",
     "devices": 1,
     "jit": False,
+    "eager": False,
     "batch_scope": "global",
     "warmup": 1,
     "steps": 4,

@@ -27,6 +27,8 @@ from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.training import segments
 from test_distributed import finish, start
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 BATCH, STEPS, EPOCHS = 12, 2, 2
 EXAMPLES, CLASSES = BATCH * STEPS, 3

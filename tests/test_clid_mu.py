@@ -42,6 +42,7 @@ def compiled_model(classifier=None, **arguments):
     given = {n: arguments.pop(n) for n in compile_names if n in arguments}
     given.setdefault("optimizer", keras.optimizers.SGD(0.1, momentum=0.9))
     arguments.setdefault("seed", 5)
+    arguments.setdefault("meta_objective", "clid")
     model = clidmu.CLIDMU(classifier or small_classifier(), **arguments)
     model.compile(meta_optimizer=keras.optimizers.Adam(0.01), **given)
     return model
@@ -483,7 +484,9 @@ def test_training_goes_on_as_if_never_saved(weight_net, tmp_path):
 
 
 def test_config_round_trips_and_summary_works_before_fit(capsys):
-    model = clidmu.CLIDMU(small_classifier(), temperature=0.2, warmup_steps=3)
+    model = clidmu.CLIDMU(
+        small_classifier(), meta_objective="clid", temperature=0.2, warmup_steps=3
+    )
     again = clidmu.CLIDMU.from_config(model.get_config())
     assert again.get_config() == model.get_config()
     model.summary()
@@ -537,3 +540,73 @@ def test_a_class_that_is_lost_is_named_once_with_a_remedy_that_fits(caplog):
         warned = [r.getMessage() for r in caplog.records if "write it off" in r.message]
         assert len(warned) == 1 and "Class 0 is given to" in warned[0]
         assert remedy in warned[0]
+
+
+# --- judged by the given labels
+
+
+def judged(**arguments):
+    return compiled_model(meta_objective="auto", **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"weight_net": "vri"}, {"virtual_scope": "all"}, {"feature_layer": "features"}],
+)
+def test_where_labels_cannot_judge_clid_does(arguments):
+    def classifier():
+        keras.utils.set_random_seed(1)
+        named = layers.Dense(8, "relu", name="features")
+        return keras.Sequential([keras.Input((4,)), named, layers.Dense(3)])
+
+    x, y = table()
+    found = [
+        weights_after(compiled_model(classifier(), meta_objective=o, **arguments), x, y)
+        for o in ("auto", "clid")
+    ]
+    assert_close(*found, 0)
+    with pytest.raises(ValueError, match="'noisy_mae'.* received " + [*arguments][0]):
+        clidmu.CLIDMU(classifier(), meta_objective="noisy_mae", **arguments)
+
+
+def test_labels_that_judge_take_no_meta_data():
+    x, y = table()
+    with pytest.raises(ValueError, match="the given labels judge. Leave it out"):
+        judged().fit(x, y, meta_data=x)
+
+
+def test_judges_are_the_last_examples_newest_first():
+    x, y = table()
+    model = judged(optimizer=keras.optimizers.SGD(0.0), judges=50)
+    model.fit(x, y, batch_size=20, shuffle=False, verbose=0)
+    last = np.r_[40:60, 20:40, 0:10]
+    features, _ = model.network(x[last])
+    np.testing.assert_allclose(model.slots["judge_features"], features, atol=1e-6)
+    np.testing.assert_array_equal(
+        model.slots["judge_targets"], np.eye(3, dtype="float32")[y[last]]
+    )
+
+
+def test_the_weight_net_moves_the_less_the_more_examples_there_are():
+    """By MEMORISED over their number, where that is below one, whatever the optimizer."""
+    x, y = table()
+    moved = []
+    for repeats in (1, 50):  # 60 and 3,000 examples, the same in every batch
+        model = judged(judges=0, optimizer=keras.optimizers.SGD(0.0))
+        before = model.weight_net.get_weights()
+        data = np.tile(x, (repeats, 1)), np.tile(y, repeats)
+        model.fit(*data, batch_size=60, steps_per_epoch=1, shuffle=False, verbose=0)
+        after = model.weight_net.get_weights()
+        moved.append([b - a for a, b in zip(before, after, strict=True)])
+    assert max(np.abs(part).max() for part in moved[0]) > 1e-3
+    assert_close([part / 3 for part in moved[0]], moved[1], 1e-7)
+
+
+def test_right_labels_gain_the_trust_of_the_judges():
+    """One label in four is wrong, and the weights tell which, without being told."""
+    x, right = table(240)
+    y = np.where(np.arange(240) % 4 == 0, (right + 1) % 3, right)
+    model = judged(optimizer=keras.optimizers.SGD(0.02, momentum=0.9))
+    model.fit(x, y, batch_size=20, epochs=20, verbose=0)
+    weights = model.label_weights(x, y)
+    assert weights[y == right].mean() > 3 * weights[y != right].mean()

@@ -119,7 +119,7 @@ def test_several_inputs_go_wherever_one_goes(form):
     found = []
     for model, given in ((two, halves(x, form)), (one, x)):
         keras.utils.set_random_seed(1)
-        model = compiled(clidmu.CLIDMU(model))
+        model = compiled(clidmu.CLIDMU(model, meta_objective="clid"))
         callbacks = [
             clidmu.SnapshotEnsemble(given, k=2, batch_size=20),
             clidmu.ValidationCLID(given, batch_size=20),

@@ -493,7 +493,9 @@ def classifier(units=4):
 
 def build_model(hp):
     units = hp.Choice("units", [4, 8])
-    model = clidmu.CLIDMU(classifier(units), temperature=hp["temperature"])
+    model = clidmu.CLIDMU(
+        classifier(units), meta_objective="clid", temperature=hp["temperature"]
+    )
     model.compile(keras.optimizers.SGD(hp["learning_rate"], momentum=0.9))
     return model
 
@@ -600,7 +602,9 @@ def test_tune_passes_on_what_is_meant_for_fit(tmp_path):
 
 
 def deeper(hp):
-    model = clidmu.CLIDMU(classifier(16), temperature=hp["temperature"])
+    model = clidmu.CLIDMU(
+        classifier(16), meta_objective="clid", temperature=hp["temperature"]
+    )
     model.compile(keras.optimizers.SGD(hp["learning_rate"]))
     return model
 

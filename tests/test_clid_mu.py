@@ -588,7 +588,7 @@ def test_judges_are_the_last_examples_newest_first():
 
 
 def test_the_weight_net_moves_the_less_the_more_examples_there_are():
-    """By MEMORISED over their number, where that is below one, whatever the optimizer."""
+    """By MEMORISED over their number, whatever the optimizer."""
     x, y = table()
     moved = []
     for repeats in (1, 50):  # 60 and 3,000 examples, the same in every batch

@@ -39,8 +39,8 @@ CLID = {"meta_objective": "clid"}
 PAPER = {**CLID, "class_balance": False, "prior_penalty": 0.0}
 VRI = {**CLID, "weight_net": "vri", "warmup_epochs": 10}
 WITHOUT_NOISE = {"clean labels": {"noise": "none", "noise_rate": 0.0}}
-# Three convolutions and no dropout, where configs/digits.cfg has dropout.
-PLAIN_NETWORK = {"backbone": "small_cnn"}
+# The network of configs/digits.cfg, but for its dropout.
+PLAIN_NETWORK = {"backbone": "digits_cnn_plain"}
 CONFIGS = {"clid_mu": "digits", "cross_entropy": "digits"}  # the others have their own
 FORMS = {
     "cross-entropy": {"method": "cross_entropy"},

@@ -34,6 +34,7 @@ def build(name, input_shape, num_classes, seed=0):
     | name | network |
     | --- | --- |
     | `digits_cnn` | three convolutions, about 57,000 parameters, for 8x8 images |
+    | `digits_cnn_plain` | the same without dropout, which learns labels by heart |
     | `small_cnn` | three convolutions, about 95,000 parameters, for trial runs |
     | `resnet20`, `resnet32` | the CIFAR form, with parameter-free shortcuts (1) |
     | `preact_resnet18`, `preact_resnet34` | the CIFAR form: 3x3 stem (2) |
@@ -194,6 +195,10 @@ def _digits_cnn(x):
     return _pool(_plain(x, (32, 64, 64), (1, 2, 1), dropout=(0.1, 0.2)))
 
 
+def _digits_cnn_plain(x):
+    return _pool(_plain(x, (32, 64, 64), (1, 2, 1)))
+
+
 def _small_cnn(x):
     return _pool(_plain(x, (32, 64, 128), (2, 2, 2)))
 
@@ -250,6 +255,7 @@ _PREACT = functools.partial(_preact_resnet, stem=64, widths=(64, 128, 256, 512))
 _CIFAR = functools.partial(_resnet, widths=(16, 32, 64))
 _NETWORKS = {
     "digits_cnn": _digits_cnn,
+    "digits_cnn_plain": _digits_cnn_plain,
     "small_cnn": _small_cnn,
     "resnet20": functools.partial(_CIFAR, depths=(3, 3, 3)),
     "resnet32": functools.partial(_CIFAR, depths=(5, 5, 5)),

@@ -285,10 +285,17 @@ def test_value_of_another_type_is_refused(flag, cli):
         ),
         (["--image_size=4"], ["image_size=4 is not that of digits"]),
         (
-            ["--meta_batch_size=60", "--meta_examples=59"],
+            ["--meta_objective=clid", "--meta_batch_size=60", "--meta_examples=59"],
             ["--meta_batch_size=60 is larger than the 59", "raise --meta_examples"],
         ),
-        (["--meta_batch_size=301"], ["--meta_batch_size=301 is larger than the 300"]),
+        (
+            ["--meta_objective=clid", "--meta_batch_size=301"],
+            ["--meta_batch_size=301 is larger than the 300"],
+        ),
+        (
+            ["--meta_batch_size=20"],
+            ["is of no use where the given labels judge", "--meta_objective=clid"],
+        ),
         (["--temperature=0"], ["--temperature must be above 0"]),
         (["--epochs=0"], ["--epochs must be 1 or more; received 0"]),
         (["--method=magic"], ["--method must be one of clid_mu", "'magic'"]),

@@ -44,8 +44,10 @@ def search(config: Config, train: Train) -> None:
             "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
         )
     config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
-    if "temperature" in config.tune_space and config.meta_objective == "auto":
-        # Of no use where the given labels judge.
+    asked = {name.strip() for name in config.tune_space.split(",")}
+    of_clid = asked & {"temperature", "meta_batch_size"}
+    if of_clid and config.meta_objective == "auto":
+        # Where the given labels judge there is nothing of the kind to search.
         config = config.replace(meta_objective="clid")
     trials = Trials(config, train)
     proposals = oracle(

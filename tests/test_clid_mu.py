@@ -530,9 +530,9 @@ def test_a_class_that_is_lost_is_named_once_with_a_remedy_that_fits(caplog):
         ({"warmup_steps": 1}, "lower the meta learning rate"),
     ):
         model = clidmu.CLIDMU(small_classifier(), **settings)
-        model.compile(keras.optimizers.SGD(0.0))
+        model.compile(keras.optimizers.SGD(1e-9))
         bias = model.classifier.layers[-1].bias
-        bias.assign([-50.0, *[0.0] * (len(bias) - 1)])
+        bias.assign([-50.0, 0.0, 0.0])
         caplog.clear()
         logging.getLogger("clidmu_tf").propagate = True
         with caplog.at_level("WARNING", "clidmu_tf"):
@@ -592,7 +592,7 @@ def test_the_weight_net_moves_the_less_the_more_examples_there_are():
     x, y = table()
     moved = []
     for repeats in (1, 50):  # 60 and 3,000 examples, the same in every batch
-        model = judged(judges=0, optimizer=keras.optimizers.SGD(0.0))
+        model = judged(judges=0)
         before = model.weight_net.get_weights()
         data = np.tile(x, (repeats, 1)), np.tile(y, repeats)
         model.fit(*data, batch_size=60, steps_per_epoch=1, shuffle=False, verbose=0)
@@ -600,13 +600,3 @@ def test_the_weight_net_moves_the_less_the_more_examples_there_are():
         moved.append([b - a for a, b in zip(before, after, strict=True)])
     assert max(np.abs(part).max() for part in moved[0]) > 1e-3
     assert_close([part / 3 for part in moved[0]], moved[1], 1e-7)
-
-
-def test_right_labels_gain_the_trust_of_the_judges():
-    """One label in four is wrong, and the weights tell which, without being told."""
-    x, right = table(240)
-    y = np.where(np.arange(240) % 4 == 0, (right + 1) % 3, right)
-    model = judged(optimizer=keras.optimizers.SGD(0.02, momentum=0.9))
-    model.fit(x, y, batch_size=20, epochs=20, verbose=0)
-    weights = model.label_weights(x, y)
-    assert weights[y == right].mean() > 3 * weights[y != right].mean()

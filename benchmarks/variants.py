@@ -21,6 +21,7 @@ import clidmu_tf as clidmu
 from benchmarks import interleave
 from clidmu_tf.core.meta_gradient import local_forward
 from clidmu_tf.engine.distributed import Alone, distributed_forward
+from clidmu_tf.engine.network import values_of
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs import strategies
 
@@ -31,14 +32,15 @@ class NotShared(clidmu.CLIDMU):
     """The plain nested-tape form: the real update goes forward once more."""
 
     def forward(self):
-        forward = local_forward(self.apply_classifier)
+        forward = local_forward(self.network.apply)
 
         def forward_twice(theta, state, x):
             def gradient(u):
                 # Reads the weights anew, or TensorFlow would merge both passes.
-                return forward(self.theta(), state, x).pullback(u)
+                theta = values_of(self.network.trainable_variables)
+                return forward(theta, state, x).pullback(u)
 
-            return dataclasses.replace(forward(theta, state, x), gradient=gradient)
+            return forward(theta, state, x)._replace(gradient=gradient)
 
         return forward_twice
 
@@ -47,7 +49,7 @@ class ForwardMode(clidmu.CLIDMU):
     """The meta-gradient by a Jacobian-vector product in place of a third tape."""
 
     def forward(self):
-        return distributed_forward(self.apply_classifier, Alone(), jit_compile=False)
+        return distributed_forward(self.network.apply, Alone(), jit_compile=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,15 @@ def cross_entropy_model():
 
 def meta_model(kind=clidmu.CLIDMU, jit=False, **settings):
     classifier = backbones.build("resnet20", IMAGE_SHAPE, CLASSES)
-    model = kind(classifier, class_balance=False, prior_penalty=0.0, seed=0, **settings)
+    settings = {"class_balance": False, "prior_penalty": 0.0, **settings}
+    model = kind(classifier, meta_objective="clid", seed=0, **settings)
     model.compile(_sgd(), keras.optimizers.Adam(1e-3), jit_compile=jit)
+    return model
+
+
+def default_model():
+    model = clidmu.CLIDMU(backbones.build("resnet20", IMAGE_SHAPE, CLASSES), seed=0)
+    model.compile(_sgd(), jit_compile=False)
     return model
 
 
@@ -103,6 +112,7 @@ MULTI_WORKER = "127.0.0.1, a batch each, sharing the cores"
 VARIANTS = {
     "plain": Variant("plain Keras step", functools.partial(keras_model, False), 3),
     "cross_entropy": Variant("CrossEntropy step", cross_entropy_model, 3),
+    "default": Variant("CLIDMU's default step", default_model, 3),
     "meta": Variant("meta step", _meta(), 10),
     "not_shared": Variant("meta step, forward not shared", _meta(kind=NotShared), 11),
     "forward_mode": Variant("meta step, forward mode", _meta(kind=ForwardMode)),
@@ -169,7 +179,7 @@ def prepare(variant, batch_size):
     with strategies.scope(strategy):
         model = variant.build()
     size, meta = batch_size * variant.workers, {}
-    if isinstance(model, clidmu.CLIDMU):
+    if isinstance(model, clidmu.CLIDMU) and not model.judged_by_labels:
         meta["meta_data"] = batches(size, seed=1).map(lambda x, y: x)
     timer = StepTimer()
 

@@ -592,7 +592,8 @@ def test_tune_passes_on_what_is_meant_for_fit(tmp_path):
             return super().fit(*arguments, **others)
 
     def build(hp):
-        model = Watching(classifier(), temperature=hp["temperature"])
+        settings = {"meta_objective": "clid", "temperature": hp["temperature"]}
+        model = Watching(classifier(), **settings)
         model.compile("sgd")
         return model
 

@@ -219,6 +219,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--noise", default="", help="noises whose name holds this")
+    parser.add_argument("--skip", nargs="*", default=[], help="methods left out")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -226,6 +227,7 @@ def main():
     if arguments.part in ("methods", "main"):
         make = methods_rows if arguments.part == "methods" else main_rows
         rows = make(seeds, arguments.only, arguments.noise)
+        rows = [row for row in rows if row["method"] not in arguments.skip]
         keys = ("noise", "method")
     elif arguments.part == "grid":
         rows, keys = grid_rows(seeds), ("batch", "rate", "meta rate")

@@ -507,12 +507,8 @@ def _split_off_validation(x, y, kwargs):
 
 def _size_of(dataset, kwargs):
     """How many examples an epoch of batches holds; `None` where nobody knows."""
-    spec = getattr(dataset, "element_spec", None)
-    steps = kwargs.get("steps_per_epoch")
-    if spec is None:
+    if not isinstance(dataset, tf.data.Dataset):
         return None
-    if steps is None and isinstance(dataset, tf.data.Dataset):
-        steps = int(dataset.cardinality().numpy())
-    shape = keras.tree.flatten(spec)[0].shape
-    is_known = steps is not None and steps > 0 and shape.rank and shape[0]
-    return steps * shape[0] if is_known else None
+    steps = kwargs.get("steps_per_epoch") or int(dataset.cardinality().numpy())
+    shape = keras.tree.flatten(dataset.element_spec)[0].shape
+    return steps * shape[0] if steps > 0 and shape.rank and shape[0] else None

@@ -45,7 +45,13 @@ def make_model(settings):
         method = METHODS[settings["method"]]
         return feeds.compiled(method, classifier, settings["warmup"], **arguments)
     net = {"wnet": clidmu.WNet(20), "vri": clidmu.VRI((16, 8))}[settings["method"]]
-    model = clidmu.CLIDMU(classifier, net, warmup_steps=settings["warmup"], seed=3)
+    model = clidmu.CLIDMU(
+        classifier,
+        net,
+        meta_objective="clid",
+        warmup_steps=settings["warmup"],
+        seed=3,
+    )
     model.compile(
         keras.optimizers.SGD(LEARNING_RATE, momentum=0.9),
         keras.optimizers.SGD(META_LEARNING_RATE, momentum=0.9),

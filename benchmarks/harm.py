@@ -85,7 +85,7 @@ def train(make, row, data, seed):
     model = make(row.network(data, seed), seed)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
     meta = {}
-    if getattr(model, "is_supervised", False):
+    if model.is_supervised:
         chosen = np.random.default_rng(seed).permutation(len(data.clean_y))
         chosen = chosen[:META_EXAMPLES]
         meta = {

@@ -39,8 +39,7 @@ def compiled(method, classifier, warmup, meta_optimizer=None, **arguments):
 def needed_streams(method):
     """Names of the streams of data that `fit` must be given."""
     defaults = {name: found.default for name, found in settings_of(method).items()}
-    clean = ["meta"] if method.wants_clean_labels(defaults) else []
-    return {*method.needed_streams, *clean}
+    return ["meta"] if method.wants_clean_labels(defaults) else []
 
 
 def further_data(method, x, y, batch_size, start_step=0):

@@ -151,8 +151,7 @@ def variables_of(model):
     named = dict(model.named_variables())
     for owner, variables in owners.items():
         named |= {f"{owner}.{i}": variable for i, variable in enumerate(variables)}
-    rest = [v for v in model.variables if "seed_generator" in v.path]
-    named |= {f"seed.{i}": variable for i, variable in enumerate(rest)}
+    named |= {f"seed.{i}": variable for i, variable in enumerate(model.seeds())}
     # Of a variable with two names, the first.
     first = {id(variable): name for name, variable in reversed(named.items())}
     return {n: v for n, v in named.items() if first[id(v)] == n}

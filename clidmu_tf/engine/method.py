@@ -86,8 +86,6 @@ class Method(NoisyLabelModel):
             takes.
     """
 
-    # What `fit` must be given a stream of besides the labelled data, by name.
-    needed_streams: tuple[str, ...] = ()
     # Whether `begin_epoch` or `streams` read the training data by index.
     reads_examples = False
     # Whether `compile` takes a second optimizer, of a weight net.
@@ -171,6 +169,11 @@ class Method(NoisyLabelModel):
     @classmethod
     def wants_clean_labels(cls, settings: dict[str, Any]) -> bool:
         """Whether, with these settings, it needs a stream `meta` with right labels."""
+        return False
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether `fit` must be given meta data with right labels."""
         return False
 
     def weigh(self, x: Any, y: Any) -> tf.Tensor | None:
@@ -257,10 +260,11 @@ class Method(NoisyLabelModel):
             check_labels(y, self.num_classes)
             num_examples = count(y)
             self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
-            examples = ArrayExamples(x, y, self.seed or 0)
+            if self.reads_examples:
+                examples = ArrayExamples(x, y, self.seed or 0)
             if self.memory():
                 x = with_index(x, np.arange(num_examples))
-        self._check_data(num_examples, examples, kwargs)
+        self._check_data(num_examples, examples)
         self.examples = examples
         self.num_examples = num_examples or _size_of(x, kwargs)
         if num_examples:
@@ -270,7 +274,7 @@ class Method(NoisyLabelModel):
         finally:
             self.examples = None
 
-    def _check_data(self, num_examples, examples, kwargs):
+    def _check_data(self, num_examples, examples):
         name = type(self).__name__
         if self.memory() and not num_examples:
             raise ValueError(
@@ -282,15 +286,9 @@ class Method(NoisyLabelModel):
                 f"{name} looks at all training examples before an epoch: give arrays "
                 "rather than a dataset."
             )
-        for stream in self.needed_streams:
-            if stream not in (kwargs.get("streams") or {}):
-                raise ValueError(
-                    f"{name} needs {stream}_data=(inputs, labels), with labels that "
-                    "are right; a method that needs none is CLIDMU."
-                )
 
     def train_on_batch(self, *args, **kwargs):
-        if self.needed_streams or self.memory() or self.reads_examples:
+        if self.is_supervised or self.memory() or self.reads_examples:
             raise ValueError(
                 f"{type(self).__name__} needs more than a batch (it remembers its "
                 "examples, or takes a second stream of data): use fit()."
@@ -450,8 +448,7 @@ class Method(NoisyLabelModel):
     def save_own_variables(self, store):
         for name, variable in self.named_variables().items():
             store[name] = variable.numpy()
-        # Keras does not save the state of seeds; training could not go on without.
-        for i, variable in enumerate(self._seeds()):
+        for i, variable in enumerate(self.seeds()):
             store[f"seed_{i}"] = variable.numpy()
 
     def load_own_variables(self, store):
@@ -460,7 +457,7 @@ class Method(NoisyLabelModel):
         ]
         if sizes:
             self.build_memory(sizes[0])
-        for i, variable in enumerate(self._seeds()):
+        for i, variable in enumerate(self.seeds()):
             if f"seed_{i}" in store.keys():
                 variable.assign(store[f"seed_{i}"])
         for name, variable in self.named_variables().items():
@@ -470,7 +467,8 @@ class Method(NoisyLabelModel):
             if str(number) in store.keys():
                 self.slots[name].assign(store[str(number)])
 
-    def _seeds(self):
+    def seeds(self):
+        """The states of all seed generators, which Keras does not save."""
         return [v for v in self.variables if "seed_generator_state" in v.path]
 
     def get_config(self):

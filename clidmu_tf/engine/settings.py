@@ -80,15 +80,21 @@ class Declared:
 
 def settings_of(method: type) -> dict[str, Declared]:
     """Returns the settings that a method's constructor declares, by name, in order."""
-    hints = typing.get_type_hints(method.__init__, include_extras=True)  # type: ignore[misc]
+    constructor = _constructor(method)
+    hints = typing.get_type_hints(constructor, include_extras=True)
     found = {}
-    for name, parameter in inspect.signature(method.__init__).parameters.items():  # type: ignore[misc]
+    for name, parameter in inspect.signature(constructor).parameters.items():
         extras = getattr(hints.get(name), "__metadata__", ())
         for extra in extras:
             if isinstance(extra, Setting):
                 kind = typing.get_args(hints[name])[0]
                 found[name] = Declared(extra, kind, parameter.default)
     return found
+
+
+def _constructor(method: typing.Any) -> typing.Callable[..., None]:
+    # Not what `inspect` takes a class to be called with, which is `__new__`.
+    return method.__init__
 
 
 def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) -> None:
@@ -99,7 +105,7 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
         args: What its constructor is given by position.
         kwargs: What it is given by name.
     """
-    signature = inspect.signature(method.__init__)  # type: ignore[misc]
+    signature = inspect.signature(_constructor(method))
     own = [name for name in signature.parameters if name not in ("self", "kwargs")]
     unknown = [n for n in kwargs if n not in {*own, *OF_METHODS, *OF_KERAS}]
     if unknown:

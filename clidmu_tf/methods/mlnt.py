@@ -144,16 +144,16 @@ class MLNT(Method):
     def build_method(self):
         super().build_method()
         self.add_slot("iteration_step", (), 0, "int32")
-        theta, state = self.network.trainable_variables, self._state_variables()
+        theta, state = (
+            self.network.trainable_variables,
+            self.network.non_trainable_variables,
+        )
         self._add_copy("teacher", theta)
         self._add_copy("features", [*theta, *state])
         if self.iteration_epochs:
             self._add_copy("initial", [*theta, *state])
             self._add_copy("mentor", [*theta, *state])
             self.add_slot("has_mentor", (), 0, "int32")
-
-    def _state_variables(self):
-        return self.network.non_trainable_variables
 
     def _add_copy(self, name, variables):
         for i, variable in enumerate(variables):
@@ -174,7 +174,7 @@ class MLNT(Method):
 
     def begin_epoch(self, epoch):
         theta = values_of(self.network.trainable_variables)
-        state = values_of(self._state_variables())
+        state = values_of(self.network.non_trainable_variables)
         if self.iteration_epochs and epoch == 0:
             self._store("initial", [*theta, *state])
         if epoch == self.feature_epochs:
@@ -192,7 +192,7 @@ class MLNT(Method):
         teacher, _ = self._copy(self.slots, "teacher")
         self._store("mentor", [*values_of(teacher), *state])
         initial = [*self._copy(self.slots, "initial")]
-        places = self.network.trainable_variables, self._state_variables()
+        places = self.network.trainable_variables, self.network.non_trainable_variables
         for variables, values in zip(places, initial, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)

@@ -2,16 +2,11 @@
 
 import keras
 
-from clidmu_tf.methods.reweighting import (
-    MetaInterval,
-    Reweighting,
-    VirtualScope,
-    WarmupSteps,
-)
+from clidmu_tf.methods.as_published import AsPublished
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class MWNet(Reweighting):
+class MWNet(AsPublished):
     """Meta-Weight-Net: an oracle, since its meta data must have right labels.
 
     The weight of an example is a function of its loss, learnt so that a virtual step
@@ -44,29 +39,7 @@ class MWNet(Reweighting):
         Weighting", NeurIPS 2019, section 2.
     """
 
-    def __init__(
-        self,
-        classifier,
-        warmup_steps: WarmupSteps = 0,
-        meta_interval: MetaInterval = 1,
-        virtual_scope: VirtualScope = "all",
-        feature_layer=None,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(
-            classifier,
-            weight_net="wnet",
-            meta_objective="cross_entropy",
-            class_balance=False,
-            prior_penalty=0.0,
-            warmup_steps=warmup_steps,
-            meta_interval=meta_interval,
-            virtual_scope=virtual_scope,
-            feature_layer=feature_layer,
-            seed=seed,
-            **kwargs,
-        )
+    net, objective = "wnet", "cross_entropy"
 
     @classmethod
     def wants_clean_labels(cls, settings):

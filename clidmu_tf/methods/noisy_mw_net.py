@@ -3,16 +3,11 @@
 import keras
 import numpy as np
 
-from clidmu_tf.methods.reweighting import (
-    MetaInterval,
-    Reweighting,
-    VirtualScope,
-    WarmupSteps,
-)
+from clidmu_tf.methods.as_published import AsPublished
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class NoisyMWNet(Reweighting):
+class NoisyMWNet(AsPublished):
     """Meta-Weight-Net that takes its meta batches from the noisy training data.
 
     The meta objective is the mean absolute error, a symmetric loss: under
@@ -48,29 +43,7 @@ class NoisyMWNet(Reweighting):
 
     reads_examples = True
 
-    def __init__(
-        self,
-        classifier,
-        warmup_steps: WarmupSteps = 0,
-        meta_interval: MetaInterval = 1,
-        virtual_scope: VirtualScope = "all",
-        feature_layer=None,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(
-            classifier,
-            weight_net="wnet",
-            meta_objective="mae",
-            class_balance=False,
-            prior_penalty=0.0,
-            warmup_steps=warmup_steps,
-            meta_interval=meta_interval,
-            virtual_scope=virtual_scope,
-            feature_layer=feature_layer,
-            seed=seed,
-            **kwargs,
-        )
+    net, objective = "wnet", "mae"
 
     def own_streams(self, step):
         everyone = np.arange(len(self.examples))

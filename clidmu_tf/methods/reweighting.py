@@ -224,7 +224,6 @@ class Reweighting(Method):
 
     @property
     def is_supervised(self):
-        """Whether `fit` must be given labelled meta data."""
         return self.wants_clean_labels({"meta_objective": self.meta_objective})
 
     def _meta_dataset(self, meta_data, batch_size):

@@ -2,16 +2,11 @@
 
 import keras
 
-from clidmu_tf.methods.reweighting import (
-    MetaInterval,
-    Reweighting,
-    VirtualScope,
-    WarmupSteps,
-)
+from clidmu_tf.methods.as_published import AsPublished
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
-class VariationalRectification(Reweighting):
+class VariationalRectification(AsPublished):
     """VRI with a clean meta set: an oracle, since its meta data must have right labels.
 
     A variational weight net masks the logits, by features and label, so that a
@@ -44,29 +39,7 @@ class VariationalRectification(Reweighting):
         Labels", IJCV 2024, section 3.
     """
 
-    def __init__(
-        self,
-        classifier,
-        warmup_steps: WarmupSteps = 0,
-        meta_interval: MetaInterval = 1,
-        virtual_scope: VirtualScope = "all",
-        feature_layer=None,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(
-            classifier,
-            weight_net="vri",
-            meta_objective="cross_entropy",
-            class_balance=False,
-            prior_penalty=0.0,
-            warmup_steps=warmup_steps,
-            meta_interval=meta_interval,
-            virtual_scope=virtual_scope,
-            feature_layer=feature_layer,
-            seed=seed,
-            **kwargs,
-        )
+    net, objective = "vri", "cross_entropy"
 
     @classmethod
     def wants_clean_labels(cls, settings):

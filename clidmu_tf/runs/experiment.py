@@ -229,9 +229,8 @@ class Experiment:
             batch_size=min(100, self.meta_examples),
             directory=directory,
         )
-        found.set_model(
-            self.model
-        )  # a run that has its last step behind it fits no more
+        # By hand: a run that has its last step behind it fits no more.
+        found.set_model(self.model)
         return found
 
     # --- what is left of it

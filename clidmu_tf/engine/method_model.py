@@ -1,0 +1,337 @@
+"""What the engine makes of a method: variables by name, steps, memories, saving.
+
+The class here runs what a subclass says, in `engine/method.py`: a reader of methods may
+leave it aside.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.engine.distributed import mean_over_replicas
+from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
+from clidmu_tf.engine.model import NoisyLabelModel, input_shape
+from clidmu_tf.engine.network import count, values_of
+from clidmu_tf.engine.settings import settings_of
+
+Tensors = dict[str, Any]
+
+
+class MethodModel(NoisyLabelModel):
+    """Feeds a method's steps, applies what they come to, and saves it all by name."""
+
+    # --- what it holds
+
+    def add_slot(self, name, shape, value=0.0, dtype="float32"):
+        """Creates a variable that a step may read and replace; it is saved by name."""
+        self.slots[name] = self.add_weight(
+            shape,
+            keras.initializers.Constant(value),
+            dtype=dtype,
+            trainable=False,
+            name=name,
+            autocast=False,
+        )
+        return self.slots[name]
+
+    def build_method(self):
+        # Epochs begun, and whether the last of them is under way.
+        self.add_slot("progress", (2,), 0, "int32")
+
+    def build_memory(self, num_examples):
+        """Makes room for what is remembered of so many examples."""
+        widths = self.memory()
+        if {n: (num_examples, w) for n, w in widths.items()} == {
+            name: tuple(memory.shape) for name, memory in self.memories.items()
+        }:
+            return
+        with self.distribute_strategy.scope():
+            self.memories = {
+                name: self.add_weight(
+                    (num_examples, width),
+                    "zeros",
+                    trainable=False,
+                    name=f"memory_{name}",
+                    aggregation="only_first_replica",
+                    autocast=False,
+                )
+                for name, width in widths.items()
+            }
+
+    # --- training
+
+    def fit(self, x=None, y=None, *, num_examples=None, examples=None, **kwargs):
+        """As `keras.Model.fit`.
+
+        Args:
+            x: Inputs, or a dataset of batches `(inputs, labels)`.
+            y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`.
+            num_examples: Of a dataset whose batches name their examples
+                (`engine.examples.with_index`), how many there are; for a method that
+                remembers each.
+            examples: What reads the training data of a dataset by index, for a
+                method that looks at all of them before an epoch.
+            **kwargs: As for `keras.Model.fit`.
+        """
+        is_arrays = y is not None
+        if is_arrays and self.reads_examples:
+            x, y, kwargs = _split_off_validation(x, y, kwargs)
+        if not self.built:
+            self.build(input_shape(x))
+        if is_arrays:
+            check_labels(y, self.num_classes)
+            num_examples = count(y)
+            self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
+            if self.reads_examples:
+                examples = ArrayExamples(x, y, self.seed or 0)
+            if self.memory():
+                x = with_index(x, np.arange(num_examples))
+        self._check_data(num_examples, examples)
+        self.examples = examples
+        self.num_examples = num_examples or _size_of(x, kwargs)
+        if num_examples:
+            self.build_memory(num_examples)
+        try:
+            return super().fit(x, y, **kwargs)
+        finally:
+            self.examples = None
+
+    def _check_data(self, num_examples, examples):
+        name = type(self).__name__
+        if self.memory() and not num_examples:
+            raise ValueError(
+                f"{name} remembers each example: give arrays, or a dataset of batches "
+                "(with_index(x, index), y) and num_examples=."
+            )
+        if self.reads_examples and examples is None:
+            raise ValueError(
+                f"{name} looks at all training examples before an epoch: give arrays "
+                "rather than a dataset."
+            )
+
+    def train_on_batch(self, *args, **kwargs):
+        if self.is_supervised or self.memory() or self.reads_examples:
+            raise ValueError(
+                f"{type(self).__name__} needs more than a batch (it remembers its "
+                "examples, or takes a second stream of data): use fit()."
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    def enter_epoch(self):
+        epochs, is_open = self.slots["progress"].numpy()
+        if not is_open:
+            self.begin_epoch(int(epochs))
+            self.slots["progress"].assign([epochs + 1, 1])
+        step = int(self.optimizer.iterations.numpy())
+        self._streams |= self._iterate(self.own_streams(step))
+
+    def leave_epoch(self):
+        epochs, _ = self.slots["progress"].numpy()
+        self.slots["progress"].assign([epochs, 0])
+
+    @property
+    def epoch(self):
+        """Number of the epoch under way, counted from 0, over all calls of `fit`."""
+        return int(self.slots["progress"].numpy()[0]) - 1
+
+    def pure_step(self, kind):
+        forward = self.forward()
+
+        def step(values, x, batch):
+            return self.step(kind, forward, values, x, batch)
+
+        return step
+
+    def train_step(self, data, streams, *, kind, compute):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, index = split_index(x)
+        batch = self.gather_batch(y, sample_weight, index, streams)
+        batch |= self.draws(batch, kind)
+        result = compute(self.values(), x, batch)
+        self.apply(result, index)
+        return self.log_step(x, y, sample_weight, result.logits, **result.logs)
+
+    def gather_batch(self, y, sample_weight=None, index=None, streams=None):
+        """Returns what the loss needs of the whole batch, and of the streams."""
+        targets = to_targets(y, self.num_classes)
+        if sample_weight is None:
+            sample_weight = tf.ones_like(targets[:, 0])
+        sample_weight = tf.cast(tf.reshape(sample_weight, [-1]), targets.dtype)
+        batch = {
+            "targets": self.replicas.gather(targets),
+            "sample_weight": self.replicas.gather(sample_weight),
+        }
+        if index is not None:
+            batch["index"] = self.replicas.gather(index)
+            batch["memory"] = {
+                name: tf.gather(memory.value, batch["index"])
+                for name, memory in self.memories.items()
+            }
+        for name, data in (streams or {}).items():
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            batch[name] = {"x": x}
+            if y is not None:
+                targets = to_targets(y, self.num_classes)
+                batch[name]["targets"] = self.replicas.gather(targets)
+        return batch
+
+    def _check_batch_size(self, size, examples):
+        last = examples % size or size
+        if min(size, last) < self.least_batch:
+            raise ValueError(
+                f"{type(self).__name__} needs batches of {self.least_batch} examples "
+                f"or more; received batch_size={size} and {examples} examples, {last} "
+                "of them in the last batch."
+            )
+
+    def values(self) -> Tensors:
+        """What a step reads of the model, as tensors."""
+        return {
+            "theta": values_of(self.network.trainable_variables),
+            "state": values_of(self.network.non_trainable_variables),
+            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+            "slots": {
+                name: tf.convert_to_tensor(variable.value)
+                for name, variable in self.slots.items()
+            },
+        }
+
+    def apply(self, result, index=None):
+        """Makes what a step came to the model's: weights, state, slots, memories."""
+        self.optimizer.apply(
+            self._regularised(result.gradient), self.network.trainable_variables
+        )
+        variables = [
+            *self.network.non_trainable_variables,
+            *(self.slots[name] for name in result.slots),
+        ]
+        values = [*result.state, *result.slots.values()]
+        if self.is_distributed:
+            values = mean_over_replicas(values)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for name, rows in result.memory.items():
+            self._write_rows(self.memories[name], index, rows)
+
+    def _write_rows(self, memory, index, rows):
+        """Replaces the rows of the batch's examples, on all replicas alike."""
+        index = tf.cast(index, tf.int64)
+        if self.is_distributed:
+            gather = tf.distribute.get_replica_context().all_gather
+            together = self.batch_scope == "global"
+            rows = rows if together else gather(rows, axis=0)
+            index = gather(index, axis=0)
+        memory.value.scatter_update(tf.IndexedSlices(rows, index))
+
+    # --- use
+
+    def label_weights(self, x, y=None, batch_size=100):
+        """How far the trained model trusts each label.
+
+        Args:
+            x: Inputs, `(n, …)`, or a `tf.data.Dataset` of batches `(x, y)`.
+            y: Labels, as for `fit`; `None` with a dataset.
+            batch_size: Examples at a time.
+
+        Returns:
+            `(n,)` NumPy array, zero or above, with mean one: all ones of a method
+            that trusts all labels alike.
+        """
+        self._require_built()
+        batches = x
+        if not isinstance(x, tf.data.Dataset):
+            arrays = (keras.tree.lists_to_tuples(x), np.asarray(y))
+            batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+        def weigh_alike(x, y):
+            weights = self.weigh(x, y)
+            return tf.ones(tf.shape(y)[0]) if weights is None else weights
+
+        weigh = tf.function(weigh_alike, reduce_retracing=True)
+        weights = np.concatenate([weigh(x, y).numpy() for x, y in batches])
+        return weights / max(weights.mean(), np.finfo("float32").tiny)
+
+    # --- saving
+
+    def parts(self):
+        """Further layers of the method, by name, to be saved with it."""
+        return {}
+
+    def named_variables(self):
+        """What is saved of the method beside its layers and optimizers, by name."""
+        return {
+            **{f"slot.{name}": variable for name, variable in self.slots.items()},
+            **{f"memory.{name}": variable for name, variable in self.memories.items()},
+        }
+
+    # The names of what version 0.1 saved by number.
+    numbered_variables: tuple[str, ...] = ()
+
+    def save_own_variables(self, store):
+        for name, variable in self.named_variables().items():
+            store[name] = variable.numpy()
+        for i, variable in enumerate(self.seeds()):
+            store[f"seed_{i}"] = variable.numpy()
+
+    def load_own_variables(self, store):
+        sizes = [
+            len(store[name]) for name in store.keys() if name.startswith("memory.")
+        ]
+        if sizes:
+            self.build_memory(sizes[0])
+        for i, variable in enumerate(self.seeds()):
+            if f"seed_{i}" in store.keys():
+                variable.assign(store[f"seed_{i}"])
+        for name, variable in self.named_variables().items():
+            if name in store.keys():
+                variable.assign(store[name])
+        for number, name in enumerate(self.numbered_variables):
+            if str(number) in store.keys():
+                self.slots[name].assign(store[str(number)])
+
+    def seeds(self):
+        """The states of all seed generators, which Keras does not save."""
+        return [v for v in self.variables if "seed_generator_state" in v.path]
+
+    def get_config(self):
+        settings = {name: getattr(self, name) for name in settings_of(type(self))}
+        return {
+            **super().get_config(),
+            "seed": self.seed,
+            **{
+                name: keras.saving.serialize_keras_object(value)
+                if isinstance(value, keras.layers.Layer)
+                else value
+                for name, value in settings.items()
+            },
+        }
+
+
+def _split_off_validation(x, y, kwargs):
+    """Splits off what Keras would, so that an index counts training examples alone."""
+    share = kwargs.pop("validation_split", 0.0)
+    if not share:
+        return x, y, kwargs
+    last = int(count(y) * (1 - share))
+    arrays = (x, y, kwargs.pop("sample_weight", None))
+    train, held_out = (
+        keras.tree.map_structure(
+            lambda array, rows=rows: None if array is None else array[rows], arrays
+        )
+        for rows in (slice(last), slice(last, None))
+    )
+    kwargs["sample_weight"] = train[2]
+    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
+    return train[0], train[1], kwargs
+
+
+def _size_of(dataset, kwargs):
+    """How many examples an epoch of batches holds; `None` where nobody knows."""
+    if not isinstance(dataset, tf.data.Dataset):
+        return None
+    steps = kwargs.get("steps_per_epoch") or int(dataset.cardinality().numpy())
+    shape = keras.tree.flatten(dataset.element_spec)[0].shape
+    return steps * shape[0] if steps > 0 and shape.rank and shape[0] else None

@@ -7,16 +7,17 @@
 
 Every run is that of the method's config in configs/ (digits.cfg, or a CIFAR config's
 rates) but for what the table names; `methods` takes a network without dropout, so that
-memorising shows, and needs cleanlab beside (pip install cleanlab). Last-epoch test
+memorising shows (--with_dropout: with it), and needs cleanlab beside (pip install cleanlab). Last-epoch test
 accuracy; nothing is chosen on test data. Tables go to benchmarks/results/ with machine,
 versions and commit. A run's accuracy is kept
 beside its table, in a .csv, as soon as it is known, and not measured again at the
-same commit.
+same commit, nor where --keep names the one it was measured at.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -39,8 +40,9 @@ CLID = {"meta_objective": "clid"}
 PAPER = {**CLID, "class_balance": False, "prior_penalty": 0.0}
 VRI = {**CLID, "weight_net": "vri", "warmup_epochs": 10}
 WITHOUT_NOISE = {"clean labels": {"noise": "none", "noise_rate": 0.0}}
-# The network of configs/digits.cfg, but for its dropout.
+# The network of configs/digits.cfg, but for its dropout; and with it.
 PLAIN_NETWORK = {"backbone": "digits_cnn_plain"}
+NETWORK = {"backbone": "digits_cnn"}
 CONFIGS = {"clid_mu": "digits", "cross_entropy": "digits"}  # the others have their own
 FORMS = {
     "cross-entropy": {"method": "cross_entropy"},
@@ -142,10 +144,10 @@ def train(experiment, callbacks=()):
     return experiment.model
 
 
-def table_of(rows, keys, workers, path):
+def table_of(rows, keys, workers, path, keep=()):
     """Runs every row, in parallel; returns mean and deviation over the seeds."""
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
-    known = [row for row in known if row["commit"] == report.commit()]
+    known = [row for row in known if row["commit"] in (report.commit(), *keep)]
     done = {tuple(row[key] for key in (*keys, "seed")) for row in known}
     rows = [r for r in rows if tuple(r[key] for key in (*keys, "seed")) not in done]
     context = multiprocessing.get_context("spawn")
@@ -159,7 +161,7 @@ def table_of(rows, keys, workers, path):
     return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
 
 
-def methods_rows(seeds, only, noises):
+def methods_rows(seeds, only, noises, network=PLAIN_NETWORK):
     """Every method of the registry as its config has it, the noise exchanged."""
     from clidmu_tf.methods import METHODS
 
@@ -168,7 +170,7 @@ def methods_rows(seeds, only, noises):
     for (noise, n), name, seed in itertools.product(kinds.items(), names, seeds):
         if only in name and noises in noise:
             given = {} if name in SUPPORT_VECTORS else config_of(name)
-            settings = {**given, **PLAIN_NETWORK, **n, "method": name, "seed": seed}
+            settings = {**given, **network, **n, "method": name, "seed": seed}
             yield {"noise": noise, "method": name, "seed": seed, "settings": settings}
 
 
@@ -220,12 +222,18 @@ def main():
     parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--noise", default="", help="noises whose name holds this")
     parser.add_argument("--skip", nargs="*", default=[], help="methods left out")
+    parser.add_argument("--keep", nargs="*", default=[], help="commits to reuse")
+    parser.add_argument("--with_dropout", action="store_true", help="of methods")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
+    name = f"accuracy_{arguments.part}"
     if arguments.part in ("methods", "main"):
         make = methods_rows if arguments.part == "methods" else main_rows
+        if arguments.with_dropout:
+            make = functools.partial(methods_rows, network=NETWORK)
+            name += "_dropout"
         rows = make(seeds, arguments.only, arguments.noise)
         rows = [row for row in rows if row["method"] not in arguments.skip]
         keys = ("noise", "method")
@@ -234,10 +242,10 @@ def main():
     else:
         rows = cifar_rows(seeds, arguments.only, arguments.data_dir)
         keys = ("method",)
-    name = f"accuracy_{arguments.part}"
     report.RESULTS.mkdir(exist_ok=True)
     path = report.RESULTS / f"{name}.csv"
-    report.write(name, table_of(list(rows), keys, arguments.workers, path))
+    kept = arguments.keep
+    report.write(name, table_of(list(rows), keys, arguments.workers, path, kept))
 
 
 if __name__ == "__main__":

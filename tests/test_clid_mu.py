@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import clidmu_tf as clidmu
 from clidmu_tf.errors import TrainingDiverged
+from clidmu_tf.methods import judges
 from clidmu_tf.methods.weighting import batch_share, update_classes
 from clidmu_tf.nets import backbones
 from clidmu_tf.nets.features import virtual_variables
@@ -587,16 +588,55 @@ def test_judges_are_the_last_examples_newest_first():
     )
 
 
-def test_the_weight_net_moves_the_less_the_more_examples_there_are():
-    """By MEMORISED over their number, whatever the optimizer."""
-    x, y = table()
-    moved = []
-    for repeats in (1, 50):  # 60 and 3,000 examples, the same in every batch
-        model = judged(judges=0)
-        before = model.weight_net.get_weights()
-        data = np.tile(x, (repeats, 1)), np.tile(y, repeats)
-        model.fit(*data, batch_size=60, steps_per_epoch=1, shuffle=False, verbose=0)
-        after = model.weight_net.get_weights()
-        moved.append([b - a for a, b in zip(before, after, strict=True)])
-    assert max(np.abs(part).max() for part in moved[0]) > 1e-3
-    assert_close([part / 3 for part in moved[0]], moved[1], 1e-7)
+def trust_of(p, labels):
+    """The trust of judges with these probabilities and labels, and of empty rows."""
+    p, labels = np.asarray(p, "float32"), np.eye(len(p[0]), dtype="float32")[labels]
+    empty = np.zeros((2, len(p[0])), "float32")
+    logits = np.concatenate([np.log(p), 9 * np.eye(*empty.shape, dtype="float32")])
+    features = np.ones((len(logits), 4), "float32")
+    targets = np.concatenate([labels, empty])
+    return float(judges.trust(judges.Judges(features, logits, targets)))
+
+
+def test_trust_is_of_a_network_that_is_as_right_as_it_can_be_or_sure():
+    """By hand, of twenty judges and three classes; half right is (1.5 − 1)/2 = 0.25."""
+    surest, others = [[0.4, 0.31, 0.29]] * 2, [[0.38, 0.31, 0.31]] * 18
+    unsure = surest + others
+
+    def labels(right_of_surest, right_of_others):
+        wrong = 2 - right_of_surest, 18 - right_of_others
+        return np.repeat(
+            [0, 1, 0, 1], [right_of_surest, wrong[0], right_of_others, wrong[1]]
+        )
+
+    def above_chance(share):
+        return (3 * share - 1) / 2
+
+    # Wrong labels cut both shares alike: half of the surest, half of all.
+    assert trust_of(unsure, labels(1, 9)) == 1
+    knows = above_chance(9 / 20) / above_chance(1 / 2)
+    assert trust_of(unsure, labels(1, 8)) == pytest.approx(knows / 0.7, abs=1e-5)
+    knows = above_chance(9 / 20) / above_chance(1)
+    assert trust_of(unsure, labels(2, 7)) == pytest.approx(knows / 0.7, abs=1e-5)
+    # The surest are never right: compared with LEAST_RIGHT.
+    knows = above_chance(7 / 20) / 0.2
+    assert trust_of(unsure, labels(0, 7)) == pytest.approx(knows / 0.7, abs=1e-5)
+    # Worse than chance, it goes by how sure the network is.
+    sure = above_chance((2 * 0.4 + 18 * 0.38) / 20)
+    assert trust_of(unsure, labels(0, 2)) == pytest.approx(sure / 0.7, abs=1e-5)
+    assert trust_of([[0.9, 0.05, 0.05]] * 20, labels(0, 2)) == 1
+
+
+def test_a_network_that_only_guesses_trains_as_without_weights():
+    """The first step from a head of zeros is cross-entropy's; the second is not."""
+    (x, y), found = table(), []
+    for model in (judged(prior_penalty=0.0), clidmu.CrossEntropy(small_classifier())):
+        model.compile(keras.optimizers.SGD(5.0))
+        head = model.classifier.layers[-1]
+        head.set_weights([np.zeros_like(w) for w in head.get_weights()])
+        found.append([])
+        for _ in range(2):
+            model.train_on_batch(x, y)
+            found[-1].append(model.classifier.get_weights())
+    assert_close(found[0][0], found[1][0], 1e-5)
+    assert np.abs(found[0][1][-1] - found[1][1][-1]).max() > 1e-4

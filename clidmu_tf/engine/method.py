@@ -108,7 +108,6 @@ class Method(MethodModel):
         self.slots = {}
         self.memories = {}
         self.examples = None
-        self.num_examples = None
         self.build_if_ready()
 
     # --- what a method says

@@ -91,7 +91,6 @@ class MethodModel(NoisyLabelModel):
                 x = with_index(x, np.arange(num_examples))
         self._check_data(num_examples, examples)
         self.examples = examples
-        self.num_examples = num_examples or _size_of(x, kwargs)
         if num_examples:
             self.build_memory(num_examples)
         try:
@@ -326,12 +325,3 @@ def _split_off_validation(x, y, kwargs):
     kwargs["sample_weight"] = train[2]
     kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
     return train[0], train[1], kwargs
-
-
-def _size_of(dataset, kwargs):
-    """How many examples an epoch of batches holds; `None` where nobody knows."""
-    if not isinstance(dataset, tf.data.Dataset):
-        return None
-    steps = kwargs.get("steps_per_epoch") or int(dataset.cardinality().numpy())
-    shape = keras.tree.flatten(dataset.element_spec)[0].shape
-    return steps * shape[0] if steps > 0 and shape.rank and shape[0] else None

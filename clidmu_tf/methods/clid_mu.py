@@ -8,7 +8,6 @@ import tensorflow as tf
 from clidmu_tf.core.meta_gradient import real_gradient
 from clidmu_tf.engine.distributed import Alone, Replicas
 from clidmu_tf.engine.method import StepResult
-from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods import judges
 from clidmu_tf.methods.cross_entropy import mean_cross_entropy
@@ -26,12 +25,8 @@ from clidmu_tf.methods.reweighting import (
 )
 from clidmu_tf.nets.weight_nets import WNet
 
-# The more examples there are, the longer a network takes to learn their labels by
-# heart, and the longer it knows no better than they do. So under noisy_mae the meta
-# optimizer's rate is that for so many examples, and falls with their number.
-MEMORISED = 1000
-# Of a WNet that is judged so: it starts by trusting all labels alike, and leaves each a
-# little weight, since a class that lost all of its own could not win it back.
+# Of a WNet that given labels judge: it starts by trusting all of them alike, and leaves
+# each a little weight, since a class that lost all of its own could not win it back.
 JUDGED = {"starts_even": True, "least": 1e-3}
 
 
@@ -48,8 +43,8 @@ class CLIDMU(Reweighting):
       last examples before it, right or wrong, by their mean absolute error, each after
       a virtual step of the last layer that all the others take. The error is symmetric,
       so that wrong labels cancel, and no label speaks for itself. It needs no second
-      pass and no further data. The weight net learns the slower, the more examples
-      there are.
+      pass and no further data. The weights count the more, the surer the classifier
+      is of what it predicts.
     - `"clid"`, the paper's: how well features and predictions agree, without a label.
       With `virtual_scope="all", class_balance=False, prior_penalty=0.0` it is the paper
       to the letter. On data that are hard to learn it does harm unless the meta
@@ -162,6 +157,7 @@ class CLIDMU(Reweighting):
             widths = self.network.num_features, self.num_classes
             for name, width in zip(judges.SLOTS, widths, strict=True):
                 self.add_slot(name, (self.judges, width))
+            self.add_slot("trust", ())
 
     @classmethod
     def takes_meta_data(cls, settings):
@@ -192,10 +188,12 @@ class CLIDMU(Reweighting):
         here = forward(values["theta"], values["state"], x)
         classes = [values["slots"][name] for name in CLASS_SLOTS]
         examples = self._judges(here, values, batch)
+        trust = judges.trust(examples)
+        batch = {**batch, "trust": trust}
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":
             meta_loss, meta_gradient = self._judge(
-                phi, examples, classes, values["learning_rate"]
+                phi, examples, trust, classes, values["learning_rate"]
             )
             phi = self._update_weight_net(meta_gradient)
         loss = mean_cross_entropy(batch)
@@ -206,15 +204,15 @@ class CLIDMU(Reweighting):
             kind, loss, phi, here, batch, classes, meta_loss, meta_gradient
         )
         kept = examples.newest(self.judges)
-        slots |= dict(zip(judges.SLOTS, kept, strict=True))
+        slots |= dict(zip(judges.SLOTS, kept, strict=True)) | {"trust": trust}
         return StepResult(gradient, here.state, here.logits, logs, slots)
 
-    def _judge(self, phi, examples, classes, learning_rate):
+    def _judge(self, phi, examples, trust, classes, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
         rate = tf.cast(learning_rate, examples.logits.dtype)
         with tf.GradientTape() as tape:
             tape.watch(phi)
-            loss = judges.verdict(self.weighting, phi, examples, classes, rate)
+            loss = judges.verdict(self.weighting, phi, examples, trust, classes, rate)
         return loss, tape.gradient(loss, phi, unconnected_gradients="zero")
 
     def _judges(self, here, values, batch):
@@ -229,20 +227,6 @@ class CLIDMU(Reweighting):
             [values["slots"][name] for name in judges.SLOTS],
             lambda features: self.network.head_logits(theta, state, features),
         )
-
-    def _update_weight_net(self, gradient):
-        if not self.judged_by_labels or not self.num_examples:
-            return super()._update_weight_net(gradient)
-        # A fraction of the step, whatever the optimizer: see MEMORISED.
-        before = values_of(self.weight_net.trainable_variables)
-        after = super()._update_weight_net(gradient)
-        part = min(1.0, MEMORISED / self.num_examples)
-        phi = [old + part * (new - old) for old, new in zip(before, after, strict=True)]
-        for variable, value in zip(
-            self.weight_net.trainable_variables, phi, strict=True
-        ):
-            variable.assign(value)
-        return phi
 
 
 def _labels_judge(

@@ -352,6 +352,8 @@ class Reweighting(Method):
         """The weight of each label of a batch, `(n,)`, on no particular scale."""
         features, logits = self.network(x)
         batch = {"targets": to_targets(y, self.num_classes)}
+        if "trust" in self.slots:
+            batch["trust"] = tf.convert_to_tensor(self.slots["trust"].value)
         phi = values_of(self.weight_net.trainable_variables)
         weights = self.weighting.raw_weights(phi, features, logits, batch)
         return self.weighting.balanced(weights, batch["targets"], self.classes())

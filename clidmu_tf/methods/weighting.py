@@ -15,8 +15,9 @@ class Weighting:
     """How a weight net φ enters the loss: WNet by weights, VRI by masks.
 
     Batches are dictionaries of `targets` `(n, num_classes)`, `sample_weight` `(n,)`
-    and VRI's `noise` `(2, n, num_classes)`, for the virtual and the real loss;
-    `classes` is what `update_classes` keeps of each class.
+    and VRI's `noise` `(2, n, num_classes)`, for the virtual and the real loss, or of
+    a WNet `trust`, how far its weights count, if not in full; `classes` is what
+    `update_classes` keeps of each class.
 
     Args:
         weight_net: `WNet` or `VRI`.
@@ -68,7 +69,8 @@ class Weighting:
             mask, _ = self.mask(phi, features, batch["targets"], no_noise)
             return tf.reduce_sum(mask * batch["targets"], axis=-1)
         losses = cross_entropy(logits, batch["targets"])
-        return self._apply(phi, tf.stop_gradient(losses))
+        weights = self._apply(phi, tf.stop_gradient(losses))
+        return 1 - batch["trust"] * (1 - weights) if "trust" in batch else weights
 
     def mask(self, phi, features, targets, noise):
         """VRI's mask of the logits `(n, num_classes)`, and its divergence."""

@@ -195,17 +195,20 @@ def main_rows(seeds, only, noises):
 
 
 def grid_rows(seeds):
-    rates, meta_rates, sizes = (0.02, 0.05, 0.1), (3e-4, 1e-3, 1e-2), (100, 20)
-    for size, rate, meta, seed in itertools.product(sizes, rates, meta_rates, seeds):
+    rates, meta_rates, sizes = (0.02, 0.05), (3e-4, 1e-3, 3e-3), (100, 20)
+    kinds = [(name, NOISES[name]) for name in ("symmetric 60 %", "pair flip 40 %")]
+    for (noise, n), size, rate, meta, seed in itertools.product(
+        kinds, sizes, rates, meta_rates, seeds
+    ):
+        named = {"noise": noise, "batch": size, "rate": rate, "meta rate": meta}
         settings = {
-            **NOISES["symmetric 60 %"],
+            **n,
             "learning_rate": rate,
             "meta_learning_rate": meta,
             "batch_size": size,
             "seed": seed,
         }
-        named = {"batch": size, "rate": rate, "meta rate": meta, "seed": seed}
-        yield {**named, "settings": settings}
+        yield {**named, "seed": seed, "settings": settings}
 
 
 def cifar_rows(seeds, only, data_dir):
@@ -238,7 +241,7 @@ def main():
         rows = [row for row in rows if row["method"] not in arguments.skip]
         keys = ("noise", "method")
     elif arguments.part == "grid":
-        rows, keys = grid_rows(seeds), ("batch", "rate", "meta rate")
+        rows, keys = grid_rows(seeds), ("noise", "batch", "rate", "meta rate")
     else:
         rows = cifar_rows(seeds, arguments.only, arguments.data_dir)
         keys = ("method",)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from clidmu_tf.core.labels import to_targets
-from clidmu_tf.core.losses import clid, cross_entropy
+from clidmu_tf.core.losses import clid, mean_absolute_error
 from clidmu_tf.engine.examples import split_index
 from clidmu_tf.engine.network import Network
 
@@ -67,7 +67,16 @@ class ClassifierModel(keras.Model):
     # --- evaluation
 
     def evaluate(self, x=None, y=None, **kwargs):
-        """As `keras.Model.evaluate`."""
+        """As `keras.Model.evaluate`.
+
+        The loss, `val_loss` in `fit`, is the mean absolute error of the labels, one
+        minus their mean probability. On labels of which some are wrong it falls as the
+        network gets better, so that callbacks may watch it.
+
+        Reference:
+            Ghosh, Kumar and Sastry, "Robust Loss Functions under Label Noise for Deep
+            Neural Networks", AAAI 2017, theorem 1.
+        """
         self._require_built()
         return super().evaluate(x, y, **kwargs)
 
@@ -78,7 +87,9 @@ class ClassifierModel(keras.Model):
         self._clid_tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
         logs = {"clid": self._clid_tracker.result()}
         if y is not None:
-            losses = cross_entropy(logits, to_targets(y, self.num_classes))
+            # Not cross-entropy, which the surest networks have most of on labels that
+            # are wrong: it would rise as they learn what is right.
+            losses = mean_absolute_error(logits, to_targets(y, self.num_classes))
             self._loss_tracker.update_state(losses, sample_weight)
             logs["loss"] = self._loss_tracker.result()
             logs |= self.compute_metrics(x, y, self._scores(logits), sample_weight)

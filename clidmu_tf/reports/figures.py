@@ -17,7 +17,8 @@ Destination = str | os.PathLike[str] | IO[bytes]  # a file, by path or open
 
 PANELS: list[Panel] = [
     ("Accuracy", {"accuracy": "train, given labels", "val_accuracy": "test"}),
-    ("Loss", {"loss": "train, weighted", "val_loss": "test"}),
+    ("Training loss", {"loss": "weighted"}),
+    ("Mean absolute error", {"val_loss": "test"}),
     ("CLID", {"snapshot_clid": "fixed training examples"}),
     ("Mean weight", {"mean_weight": "training batches"}),
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.labels import to_targets
-from clidmu_tf.core.losses import cross_entropy
+from clidmu_tf.core.losses import mean_absolute_error
 from clidmu_tf.data import Split
 from clidmu_tf.engine.callbacks import clid_of
 from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
@@ -20,7 +20,7 @@ REFERENCE_BATCH = 100
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Test loss and accuracy after each epoch; for reports, never for a choice.
+    """Test loss (mean absolute error) and accuracy after each epoch; for reports, never for a choice.
 
     The accuracy on held-out noisy labels, where there are some, may choose.
 
@@ -58,7 +58,7 @@ def measure_of(model: keras.Model, num_classes: int) -> Callable[[Any, Any], tf.
     @tf.function(reduce_retracing=True)
     def measure(x, y):
         logits = tf.cast(model(x, training=False), tf.float32)
-        losses = cross_entropy(logits, to_targets(y, num_classes))
+        losses = mean_absolute_error(logits, to_targets(y, num_classes))
         hits = tf.equal(tf.argmax(logits, -1), tf.cast(y, tf.int64))
         near = tf.math.in_top_k(y, logits, 5)
         return tf.stack(

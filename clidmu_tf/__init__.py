@@ -23,6 +23,7 @@ from clidmu_tf.nets.weight_nets import VRI, WNet
 
 if typing.TYPE_CHECKING:
     from clidmu_tf.reports.audit import audit
+    from clidmu_tf.reports.page import report
     from clidmu_tf.tuning.tune import tune
 
 __version__ = "0.1.0"
@@ -49,12 +50,17 @@ __all__ = [
     "audit",
     "clid",
     "noise",
+    "report",
     "tune",
 ]
 
-# Who only trains need not wait for pandas and KerasTuner: these two come when asked for
+# Who only trains need not wait for pandas and KerasTuner: these come when asked for
 # (PEP 562). What Keras finds by name in a saved file is imported above, at once.
-_WHEN_USED = {"audit": "clidmu_tf.reports.audit", "tune": "clidmu_tf.tuning.tune"}
+_WHEN_USED = {
+    "audit": "clidmu_tf.reports.audit",
+    "report": "clidmu_tf.reports.page",
+    "tune": "clidmu_tf.tuning.tune",
+}
 
 
 def __getattr__(name: str) -> typing.Any:

@@ -144,8 +144,8 @@ def test_clid_metric_refuses_a_temperature_of_zero():
 @pytest.mark.parametrize(
     "labels, words",
     [
-        (["cat", "dog"], "received 'cat' first: encode them .* from 0 to 2"),
-        (np.array(["cat", 1], object), "received 'cat' first: encode them"),
+        (["cat", "dog"], "received 'cat' first: name the classes"),
+        (np.array(["cat", 1], object), "received 'cat' first: name the classes"),
         ([[1, 0, 0], [2, -1, 0]], "0 or more that sum to one; .* at index 1"),
         ([[0.5, 0.4, 0.0]], "that sum to one; .* at index 0"),
         ([0, 3], "whole numbers from 0 to 2; received 3 at index 1"),

@@ -16,6 +16,7 @@ from PIL import Image
 from clidmu_tf import WNet
 from clidmu_tf.reports import figures as plots
 from clidmu_tf.reports import page as report
+from clidmu_tf.reports.shown import thumbnail
 from clidmu_tf.runs import config
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
@@ -71,7 +72,7 @@ def page():
         issues_of(given, suggested, path=paths),
         names,
         title=SCRIPT,
-        images=lambda at: images[at],
+        examples=lambda at: images[at],
         rows=rows,
         weight_net=weight_net,
     )
@@ -144,7 +145,7 @@ def test_a_million_examples_of_a_thousand_classes_stay_small():
     names = [f"class {i} {'of many words ' * 5}" for i in range(1000)]
     noise = rng.integers(0, 256, (report.SUSPECTS, 300, 300, 3)).astype("float32")
     page = report.render(
-        issues_of(given, suggested), names, images=lambda at: noise[: len(at)]
+        issues_of(given, suggested), names, examples=lambda at: noise[: len(at)]
     )
     assert len(page) < 10e6
     assert "980 are left out" in page and "900 classes with a smaller share" in page
@@ -152,9 +153,9 @@ def test_a_million_examples_of_a_thousand_classes_stay_small():
 
 def test_thumbnail_keeps_small_images_and_shrinks_large_ones():
     small = np.arange(8 * 8 * 3).reshape(8, 8, 3) % 256
-    np.testing.assert_array_equal(decode(report.thumbnail(small)), small)
+    np.testing.assert_array_equal(decode(thumbnail(small)), small)
     large = np.full((300, 150, 1), 77)
-    shrunk = decode(report.thumbnail(large))
+    shrunk = decode(thumbnail(large))
     assert shrunk.shape == (96, 48, 1) and np.all(shrunk == 77)
 
 

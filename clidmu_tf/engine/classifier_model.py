@@ -3,9 +3,16 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.core.labels import to_targets
+from clidmu_tf.core.labels import (
+    as_labels,
+    names_of,
+    to_index_tensor,
+    to_indices,
+    to_targets,
+)
 from clidmu_tf.core.losses import clid, mean_absolute_error
 from clidmu_tf.engine.examples import split_index
+from clidmu_tf.engine.given import as_arrays, positions_of
 from clidmu_tf.engine.network import Network
 
 # CLID values compare only at one temperature; what is logged uses this one.
@@ -19,9 +26,11 @@ class ClassifierModel(keras.Model):
         classifier: Sequential or Functional model that ends in a Dense layer.
         feature_layer: Name of the layer whose output is the features; `None` for
             the input of the last Dense layer.
+        class_names: Names of the classes, in order, where labels are names; `None`
+            takes those that are found in arrays of texts, sorted.
     """
 
-    def __init__(self, classifier, feature_layer=None, **kwargs):
+    def __init__(self, classifier, feature_layer=None, class_names=None, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(classifier, keras.Model):
             raise ValueError(
@@ -29,6 +38,7 @@ class ClassifierModel(keras.Model):
             )
         self.classifier = classifier
         self.feature_layer = feature_layer
+        self.class_names = None if class_names is None else [*map(str, class_names)]
         self._clid_tracker = keras.metrics.Mean("clid")
 
     # --- building
@@ -48,6 +58,12 @@ class ClassifierModel(keras.Model):
     def _build_inside(self):
         self.network = Network(self.classifier, self.feature_layer)
         self.num_classes = self.network.num_classes
+        names = self.class_names
+        if names is not None and len({*names}) != self.num_classes:
+            raise ValueError(
+                f"class_names must name the {self.num_classes} classes of "
+                f"{self.classifier.name!r}, each once; received {names}."
+            )
         self.build_method()
         self.built = True
 
@@ -64,8 +80,29 @@ class ClassifierModel(keras.Model):
                 "keras.Input first, or fit it to arrays or a tf.data.Dataset."
             )
 
+    # --- labels
+
+    def indices(self, labels):
+        """Labels as Keras's own machinery takes them: numbers, not names.
+
+        Args:
+            labels: In any form; `None`, and what batches hold, stay as they are.
+        """
+        if labels is None:
+            return None
+        self._require_built()
+        labels = as_labels(labels)
+        self.class_names = self.class_names or names_of(labels, self.num_classes)
+        return to_indices(labels, self.class_names)
+
+    def _in_form(self, data):
+        """Inputs, labels and what follows them, a tuple, as Keras takes them."""
+        x, y, *others = (*data, None) if len(data) == 1 else data
+        return as_arrays(x), self.indices(y), *others
+
     # --- evaluation
 
+    @positions_of(keras.Model.evaluate)
     def evaluate(self, x=None, y=None, **kwargs):
         """As `keras.Model.evaluate`.
 
@@ -77,11 +114,13 @@ class ClassifierModel(keras.Model):
             Ghosh, Kumar and Sastry, "Robust Loss Functions under Label Noise for Deep
             Neural Networks", AAAI 2017, theorem 1.
         """
+        x, y = self._in_form((x, y))
         self._require_built()
         return super().evaluate(x, y, **kwargs)
 
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = None if y is None else to_index_tensor(y, self.class_names)
         x, _ = split_index(x)
         features, logits = self.network(x)
         self._clid_tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
@@ -117,6 +156,7 @@ class ClassifierModel(keras.Model):
             "name": self.name,
             "classifier": keras.saving.serialize_keras_object(self.classifier),
             "feature_layer": self.feature_layer,
+            "class_names": self.class_names,
         }
 
     @classmethod

@@ -10,9 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.labels import check_labels, to_index_tensor, to_targets
 from clidmu_tf.engine.distributed import mean_over_replicas
 from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
+from clidmu_tf.engine.given import (
+    as_arrays,
+    check_inputs,
+    checked_batches,
+    names_known,
+    positions_of,
+)
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
 from clidmu_tf.engine.network import count, values_of
 from clidmu_tf.engine.settings import settings_of
@@ -63,12 +70,14 @@ class MethodModel(NoisyLabelModel):
 
     # --- training
 
+    @positions_of(keras.Model.fit)
     def fit(self, x=None, y=None, *, num_examples=None, examples=None, **kwargs):
         """As `keras.Model.fit`.
 
         Args:
             x: Inputs, or a dataset of batches `(inputs, labels)`.
-            y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`.
+            y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`;
+                indices of classes, or their names.
             num_examples: Of a dataset whose batches name their examples
                 (`engine.examples.with_index`), how many there are; for a method that
                 remembers each.
@@ -77,12 +86,18 @@ class MethodModel(NoisyLabelModel):
             **kwargs: As for `keras.Model.fit`.
         """
         is_arrays = y is not None
-        if is_arrays and self.reads_examples:
-            x, y, kwargs = _split_off_validation(x, y, kwargs)
+        x = as_arrays(x)
         if not self.built:
             self.build(input_shape(x))
+        y = self.indices(y)
+        held_out = kwargs.get("validation_data")
+        if isinstance(held_out, list | tuple):
+            kwargs["validation_data"] = self._in_form(held_out)
+        if is_arrays and self.reads_examples:
+            x, y, kwargs = _split_off_validation(x, y, kwargs)
         if is_arrays:
             check_labels(y, self.num_classes)
+            check_inputs(x)
             num_examples = count(y)
             self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
             if self.reads_examples:
@@ -111,13 +126,16 @@ class MethodModel(NoisyLabelModel):
                 "rather than a dataset."
             )
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, x, y=None, *args, **kwargs):
         if self.is_supervised or self.memory() or self.reads_examples:
             raise ValueError(
                 f"{type(self).__name__} needs more than a batch (it remembers its "
                 "examples, or takes a second stream of data): use fit()."
             )
-        return super().train_on_batch(*args, **kwargs)
+        return super().train_on_batch(*self._in_form((x, y)), *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        return super().test_on_batch(*self._in_form((x, y)), *args, **kwargs)
 
     def enter_epoch(self):
         epochs, is_open = self.slots["progress"].numpy()
@@ -146,6 +164,7 @@ class MethodModel(NoisyLabelModel):
 
     def train_step(self, data, streams, *, kind, compute):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = to_index_tensor(y, self.class_names)
         x, index = split_index(x)
         batch = self.gather_batch(y, sample_weight, index, streams)
         batch |= self.draws(batch, kind)
@@ -173,6 +192,7 @@ class MethodModel(NoisyLabelModel):
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             batch[name] = {"x": x}
             if y is not None:
+                y = to_index_tensor(y, self.class_names)
                 targets = to_targets(y, self.num_classes)
                 batch[name]["targets"] = self.replicas.gather(targets)
         return batch
@@ -231,19 +251,25 @@ class MethodModel(NoisyLabelModel):
         """How far the trained model trusts each label.
 
         Args:
-            x: Inputs, `(n, …)`, or a `tf.data.Dataset` of batches `(x, y)`.
-            y: Labels, as for `fit`; `None` with a dataset.
+            x: Inputs as for `fit`, or batches `(inputs, labels)` in a fixed order.
+            y: Labels, as for `fit`; `None` with batches.
             batch_size: Examples at a time.
 
         Returns:
             `(n,)` NumPy array, zero or above, with mean one: all ones of a method
             that trusts all labels alike.
+
+        Raises:
+            ValueError: Labels or inputs are not what `fit` takes.
         """
         self._require_built()
-        batches = x
-        if not isinstance(x, tf.data.Dataset):
-            arrays = (keras.tree.lists_to_tuples(x), np.asarray(y))
-            batches = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+        batches = checked_batches(
+            x,
+            y,
+            batch_size=batch_size,
+            num_classes=self.num_classes,
+            class_names=names_known(self.class_names, y, self.num_classes),
+        )
 
         def weigh_alike(x, y):
             weights = self.weigh(x, y)

@@ -17,7 +17,7 @@ import inspect
 import typing
 
 # What every method takes beside its settings.
-OF_METHODS = ("feature_layer", "seed", "name")
+OF_METHODS = ("feature_layer", "class_names", "seed", "name")
 OF_KERAS = ("dtype", "trainable")
 
 

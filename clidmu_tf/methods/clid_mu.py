@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from clidmu_tf.core.meta_gradient import real_gradient
 from clidmu_tf.engine.distributed import Alone, Replicas
+from clidmu_tf.engine.given import positions_of
 from clidmu_tf.engine.method import StepResult
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods import judges
@@ -173,6 +174,7 @@ class CLIDMU(Reweighting):
             self.feature_layer,
         )
 
+    @positions_of(keras.Model.fit)
     def fit(self, x=None, y=None, *, meta_data=None, **kwargs):
         """As `Reweighting.fit`."""
         if self.judged_by_labels and meta_data is not None:

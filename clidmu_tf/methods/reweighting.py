@@ -10,6 +10,7 @@ import tensorflow as tf
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.core.meta_gradient import meta_step, real_gradient
+from clidmu_tf.engine.given import positions_of
 from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
@@ -192,6 +193,7 @@ class Reweighting(Method):
 
     # --- training
 
+    @positions_of(keras.Model.fit)
     def fit(self, x=None, y=None, *, meta_data=None, meta_batch_size=None, **kwargs):
         """As `keras.Model.fit`, with data for the meta objective.
 
@@ -211,6 +213,7 @@ class Reweighting(Method):
                 "labels, or use CLIDMU with meta_objective='clid'."
             )
         if self.is_supervised and isinstance(meta_data, tuple) and self.built:
+            meta_data = meta_data[0], self.indices(meta_data[1])
             check_labels(meta_data[1], self.num_classes)
         self.meta_batch_size = meta_batch_size or kwargs.get("batch_size") or 32
         streams = dict(kwargs.pop("streams", None) or {})

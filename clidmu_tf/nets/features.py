@@ -39,6 +39,11 @@ def features_and_logits(classifier, feature_layer=None):
         ValueError: The classifier cannot be understood; the sentence names the
             layer.
     """
+    if isinstance(classifier, keras.Sequential) and not classifier.built:
+        raise ValueError(
+            f"classifier {classifier.name!r} has no input shape yet: put keras.Input "
+            "first, or fit it to arrays or a tf.data.Dataset."
+        )
     if not getattr(classifier, "outputs", None):
         raise ValueError(
             "classifier must be a Sequential or Functional model, so that its last "

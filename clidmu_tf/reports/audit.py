@@ -1,5 +1,6 @@
 """Which labels are likely wrong, one row an example, without a clean label."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,9 +9,10 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.labels import to_targets
 from clidmu_tf.core.losses import cross_entropy
 from clidmu_tf.engine.callbacks import SnapshotEnsemble
+from clidmu_tf.engine.given import checked_batches, names_known
 from clidmu_tf.engine.network import at_least_float32
 from clidmu_tf.nets.features import features_and_logits
 
@@ -26,6 +28,7 @@ def audit(
     snapshots: SnapshotEnsemble | None = None,
     ids: ArrayLike | None = None,
     paths: ArrayLike | None = None,
+    class_names: Sequence[object] | None = None,
     batch_size: int = 100,
     verbose: int = 0,
 ) -> pd.DataFrame:
@@ -42,15 +45,17 @@ def audit(
     Args:
         model: A trained `CLIDMU`, or any Keras classifier that ends in a Dense
             layer, with or without a softmax.
-        x: Inputs as for `fit`: `(n, …)`, several such in a list, tuple or
-            dict, or a `tf.data.Dataset` of batches `(inputs, labels)` in a fixed order.
-        y: Labels, as for `fit`: `(n,)`, `(n, 1)` or `(n, num_classes)`; `None` with
-            a dataset.
+        x: Inputs as for `fit`: `(n, …)`, several such in a list, tuple or dict, or
+            batches `(inputs, labels)` in a fixed order (`tf.data.Dataset`, PyDataset).
+        y: Labels, as for `fit`: `(n,)`, `(n, 1)` or `(n, num_classes)`, indices or
+            names; `None` with batches.
         snapshots: A `SnapshotEnsemble` that was among the callbacks of `fit`:
             probabilities are then the mean over its snapshots. `None` takes the
             model as it is.
         ids: `(n,)` names of the examples, for a column `id`.
         paths: `(n,)` paths of their files, for a column `path`.
+        class_names: Names of the classes, in order; `None` for those that the model
+            knows, or that labels are.
         batch_size: Examples at a time; a dataset brings its own.
         verbose: 1 for a progress bar.
 
@@ -67,9 +72,11 @@ def audit(
           all alike. Of `WNet`, which sees nothing but `loss`, it is
           `weight_net(loss)` over the mean of the given class.
         - `is_label_issue`: whether `label_quality` is below one half.
+        - `given_class`, `suggested_class`: names of the two labels, if there are any.
 
     Raises:
-        ValueError: Labels, ids or paths do not fit the inputs or the model.
+        ValueError: Labels, ids or paths do not fit the inputs or the model, or an
+            input is no number; the sentence names the first row.
 
     Example:
 
@@ -89,20 +96,25 @@ def audit(
         The quality is the normalised margin of Northcutt, Jiang and Chuang,
         "Confident Learning", JAIR 2021, section 3.2, on the scale of the log-odds.
     """
-    if not isinstance(x, tf.data.Dataset):
-        x = _batches(x, y, batch_size)
     score, num_classes = _scorer(model, snapshots)
-    count = int(x.cardinality().numpy())
-    bar = keras.utils.Progbar(count if count > 0 else None, verbose=verbose)
+    if class_names is None:
+        class_names = getattr(model, "class_names", None)
+    class_names = names_known(class_names, y, num_classes)
+    batches = checked_batches(
+        x,
+        y,
+        batch_size=batch_size,
+        num_classes=num_classes,
+        class_names=class_names,
+    )
+    bar = keras.utils.Progbar(None, verbose=verbose)
     parts = []
-    for inputs, labels in x:
-        scores = score(inputs, labels)
-        parts.append([labels.numpy(), *(part.numpy() for part in scores)])
+    for inputs, labels in batches:
+        parts.append([part.numpy() for part in score(inputs, labels)])
         bar.update(len(parts), finalize=False)
-    labels, given, suggested, quality, losses, weights = map(
+    given, suggested, quality, losses, weights = map(
         np.concatenate, zip(*parts, strict=True)
     )
-    check_labels(labels, num_classes)
     columns = {
         **_optional_column("id", ids, len(given)),
         **_optional_column("path", paths, len(given)),
@@ -113,20 +125,13 @@ def audit(
         "weight": weights / max(weights.mean(), np.finfo("float32").tiny),
         "is_label_issue": quality < THRESHOLD,
     }
+    if class_names is not None:
+        names = np.asarray(class_names)
+        columns |= {
+            "given_class": names[given],
+            "suggested_class": names[suggested],
+        }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(given), name="index"))
-
-
-def _batches(x, y, batch_size):
-    """Batches of `(inputs, labels)`, in order."""
-    x = keras.tree.lists_to_tuples(x)
-    sizes = {len(array) for array in keras.tree.flatten((x, y)) if array is not None}
-    if y is None or len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            "x and y must hold the same examples, one or more; received "
-            f"{'no y' if y is None else f'lengths {sorted(sizes)}'}."
-        )
-    dataset = tf.data.Dataset.from_tensor_slices((x, np.asarray(y)))
-    return dataset.batch(batch_size)
 
 
 def _scorer(model, snapshots):

@@ -1,7 +1,7 @@
 """The page of an audit: one file, which opens anywhere and without a network."""
 
-import base64
 import io
+import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,15 +9,14 @@ import jinja2
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-from numpy.typing import ArrayLike
 
+from clidmu_tf.files import write_text
 from clidmu_tf.nets.weight_nets import WNet
 from clidmu_tf.reports import figures
+from clidmu_tf.reports.shown import data_uri, examples_at, shown
 
 # What is shown of it, so that the page stays small however many examples there are.
 SUSPECTS = 60
-THUMBNAIL = 96
 CLASSES = 20
 CONFUSIONS = 10
 TABLE_ROWS = 100
@@ -31,12 +30,86 @@ PANELS = {
 }
 
 
+def report(
+    issues: pd.DataFrame,
+    x: Any = None,
+    path: str | pathlib.Path = "report.html",
+    *,
+    class_names: Sequence[object] | None = None,
+    title: str = "Label audit",
+    model: keras.Model | None = None,
+    history: keras.callbacks.History | None = None,
+) -> pathlib.Path:
+    """Writes what an audit found as one page that opens without a network.
+
+    The worst labels stand on it with what they are labels of: a picture of an image, a
+    text, or the columns of a table's row.
+
+    Args:
+        issues: What `clidmu.audit` returned.
+        x: The inputs that were audited, in any form that it takes; `None` shows
+            none of them.
+        path: The file to write.
+        class_names: Names of the classes, in order; `None` for those in `issues`.
+        title: Title of the page.
+        model: The trained model, whose weight net is drawn if it has a `WNet`.
+        history: What `fit` returned, of which accuracy and CLID are drawn.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The file could not be written.
+
+    Example:
+
+    ```python
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+    y = np.where(x[:, 0] > 0, "warm", "cold")
+    classifier = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    issues = clidmu.audit(classifier, x, y)
+    clidmu.report(issues, x, "report.html", title="Weather")
+    ```
+    """
+    rows = []
+    if history is not None:
+        names = history.history
+        columns = zip(*names.values(), strict=True)
+        rows = [
+            {"epoch": epoch + 1, **dict(zip(names, values, strict=True))}
+            for epoch, values in zip(history.epoch, columns, strict=True)
+        ]
+    page = render(
+        issues,
+        _names_in(issues) if class_names is None else class_names,
+        title=title,
+        examples=None if x is None else lambda positions: examples_at(x, positions),
+        rows=rows,
+        weight_net=getattr(model, "weight_net", None),
+    )
+    path = pathlib.Path(path)
+    write_text(path, page)
+    return path
+
+
+def _names_in(issues):
+    """The classes' names, as far as a table has them; else their numbers."""
+    count = 1 + int(issues[["given_label", "suggested_label"]].to_numpy().max())
+    names = [str(index) for index in range(count)]
+    if "given_class" in issues:
+        for kind in ("given", "suggested"):
+            pairs = issues[[f"{kind}_label", f"{kind}_class"]].drop_duplicates()
+            for index, name in pairs.itertuples(index=False):
+                names[index] = str(name)
+    return names
+
+
 def render(
     issues: pd.DataFrame,
     class_names: Sequence[object],
     *,
     title: str = "Label audit",
-    images: Callable[[np.ndarray], Any] | None = None,
+    examples: Callable[[np.ndarray], Iterable[Any]] | None = None,
     rows: Iterable[figures.Row] = (),
     weight_net: keras.layers.Layer | None = None,
 ) -> str:
@@ -50,8 +123,9 @@ def render(
         issues: What `clidmu.audit` returned.
         class_names: Names of the classes, in order.
         title: Title of the page.
-        images: Takes positions `(k,)` and returns the images there, `(k, height,
-            width, 1 or 3)` with values in 0..255; `None` shows no pictures.
+        examples: Takes positions `(k,)` and returns the examples there: images
+            `(height, width, 1 or 3)` with values in 0..255, texts, or dicts of
+            values by name; `None` shows none.
         rows: The run's metrics, one dict an epoch with `epoch`; draws its curves.
         weight_net: The run's weight net, trained; of a `WNet` the learned curve is
             drawn over the losses of `issues`.
@@ -70,7 +144,7 @@ def render(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     )
     issues = clidmu.audit(classifier, x, y)
-    page = report.render(issues, ["cat", "dog"], images=lambda at: x[at])
+    page = report.render(issues, ["cat", "dog"], examples=lambda at: x[at])
     ```
     """
     environment = jinja2.Environment(
@@ -91,7 +165,7 @@ def render(
         omitted_classes=max(0, len(classes) - TABLE_ROWS),
         matrix=_matrix(issues, names),
         confusions=_confusions(issues, names),
-        suspects=_suspects(issues, names, images),
+        suspects=_suspects(issues, names, examples),
         charts=_charts(issues, list(rows), weight_net),
     )
 
@@ -134,8 +208,8 @@ def _confusions(issues, names):
     ]
 
 
-def _suspects(issues, names, images):
-    """The examples of lowest quality, with a picture of each."""
+def _suspects(issues, names, examples):
+    """The examples of lowest quality, with what they are examples of."""
     worst = issues[issues.is_label_issue].nsmallest(SUSPECTS, "label_quality")
     name = next((c for c in ("id", "path") if c in issues), None)
     suspects = [
@@ -145,30 +219,16 @@ def _suspects(issues, names, images):
             "suggested": names[row["suggested_label"]],
             "quality": _quality(row["label_quality"]),
             "picture": None,
+            "text": None,
+            "fields": None,
         }
         for index, row in worst.iterrows()
     ]
-    if images is not None and len(worst):
-        pictures = images(worst.index.to_numpy())
-        for suspect, picture in zip(suspects, pictures, strict=True):
-            suspect["picture"] = thumbnail(picture)
+    if examples is not None and len(worst):
+        found = examples(worst.index.to_numpy())
+        for suspect, example in zip(suspects, found, strict=True):
+            suspect |= shown(example)
     return suspects
-
-
-def thumbnail(image: ArrayLike) -> dict[str, Any]:
-    """A picture as a data URI, and its size: no larger than it need be.
-
-    Args:
-        image: `(height, width, channels)` with values in 0..255.
-    """
-    height, width = np.shape(image)[:2]
-    scale = min(1.0, THUMBNAIL / max(height, width))
-    if scale < 1:
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        image = tf.image.resize(image, size, antialias=True)
-    pixels = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-    encoded = tf.io.encode_png(pixels).numpy()
-    return {"uri": _data_uri("image/png", encoded), "is_small": scale == 1}
 
 
 def _charts(issues, rows, weight_net):
@@ -218,18 +278,14 @@ def _charts(issues, rows, weight_net):
 def _chart(caption, alt, draw, *args, **kwargs):
     file = io.BytesIO()
     draw(*args, path=file, format="svg", **kwargs)
-    uri = _data_uri("image/svg+xml", file.getvalue())
+    uri = data_uri("image/svg+xml", file.getvalue())
     return {"caption": caption, "alt": alt, "uri": uri}
 
 
 def _quality(value):
-    """To three digits: what is below them is equally suspect to a reader."""
-    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+    """To three digits; below them all are equally suspect, and none need say so."""
+    return f"{value:.3f}" if value >= 0.0005 else None
 
 
 def _mean(values):
     return f"{values.mean():.2f}" if len(values) else "none"
-
-
-def _data_uri(kind, content):
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

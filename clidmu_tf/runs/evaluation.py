@@ -20,7 +20,7 @@ REFERENCE_BATCH = 100
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Test loss (mean absolute error) and accuracy after each epoch; for reports, never for a choice.
+    """Test loss and accuracy after each epoch; for reports, never for a choice.
 
     The accuracy on held-out noisy labels, where there are some, may choose.
 

@@ -37,24 +37,21 @@ def write(
     Returns:
         What `audit` returned.
     """
-    split, names = reader.source.train, np.array(reader.source.class_names)
+    split = reader.source.train
     issues = audit(
         model,
         reader.in_order(split),
         snapshots=snapshots if snapshots.snapshots else None,
         ids=split.ids,
         paths=split.paths,
+        class_names=reader.source.class_names,
     )
-    table = issues.assign(
-        given_class=names[issues.given_label],
-        suggested_class=names[issues.suggested_label],
-    )
-    write_text(workdir.label_issues, table.to_csv(float_format="%.6g"))
+    write_text(workdir.label_issues, issues.to_csv(float_format="%.6g"))
     page = report.render(
         issues,
         reader.source.class_names,
         title=f"Labels of {title}",
-        images=functools.partial(images_at, reader),
+        examples=functools.partial(images_at, reader),
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
     )

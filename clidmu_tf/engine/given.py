@@ -1,0 +1,147 @@
+"""What people hand over: inputs and labels in any form, arguments by their position."""
+
+import functools
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clidmu_tf.core.labels import as_labels, check_labels, names_of, to_indices
+from clidmu_tf.engine.network import count
+
+ROWS = 10_000  # checked at a time
+
+
+def positions_of(keras_method):
+    """Lets a method take by position, behind x and y, what Keras's own takes there.
+
+    Args:
+        keras_method: The method of `keras.Model` that it stands in for.
+    """
+    names = [*inspect.signature(keras_method).parameters][3:]
+
+    def decorate(method):
+        @functools.wraps(method)
+        def call(self, x=None, y=None, *args, **kwargs):
+            if len(args) > len(names):
+                raise TypeError(
+                    f"{method.__name__}() takes {len(names) + 2} arguments by position "
+                    f"at most, as in Keras; received {len(args) + 2}."
+                )
+            return method(self, x, y, **dict(zip(names, args, strict=False)), **kwargs)
+
+        return call
+
+    return decorate
+
+
+def as_arrays(x):
+    """Inputs as arrays: one, or a tuple or dict of several.
+
+    Args:
+        x: An array, a tensor, a table, a list of rows or of texts; or a list, tuple or
+            dict of several inputs. Datasets are returned as they are.
+    """
+    if x is None or is_batches(x):
+        return x
+    if isinstance(x, dict):
+        return {name: as_arrays(value) for name, value in x.items()}
+    if isinstance(x, list | tuple) and len(x) and _has_shape(x[0]):
+        return tuple(as_arrays(value) for value in x)
+    return x if isinstance(x, np.ndarray | tf.Tensor) else np.asarray(x)
+
+
+def _has_shape(x):
+    return getattr(x, "shape", ()) != ()
+
+
+def is_batches(x):
+    """Whether these are batches, of inputs and labels, rather than inputs."""
+    kinds = (
+        tf.data.Dataset,
+        tf.distribute.DistributedDataset,
+        keras.utils.PyDataset,
+    )
+    return isinstance(x, kinds) or hasattr(x, "__next__")
+
+
+def check_inputs(x, first_row=0):
+    """Raises a ValueError that names the first row with a value that is no number.
+
+    Args:
+        x: What `as_arrays` returned.
+        first_row: What to call the first of them.
+    """
+    for array in keras.tree.flatten(x):
+        if np.dtype(getattr(array.dtype, "name", array.dtype)).kind != "f":
+            continue
+        for start in range(0, len(array), ROWS):
+            part = np.asarray(array[start : start + ROWS])
+            bad = ~np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+            if bad.any():
+                first = int(np.argmax(bad))
+                values = part[first].reshape(-1)
+                value = values[~np.isfinite(values)][0]
+                raise ValueError(
+                    f"x must be finite; received {value} at index "
+                    f"{first_row + start + first}: fill in what is missing, or leave "
+                    "the row out."
+                )
+
+
+def check_lengths(x, y):
+    """Raises a ValueError where inputs and labels are not of the same examples."""
+    arrays = keras.tree.flatten((x, y))
+    sizes = {len(array) for array in arrays if array is not None}
+    if y is None or len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "x and y must hold the same examples, one or more; received "
+            f"{'no y' if y is None else f'lengths {sorted(sizes)}'}."
+        )
+
+
+def names_known(class_names, y, num_classes):
+    """The names of the classes: those given, or those in labels; or `None`."""
+    if class_names is not None:
+        return [*map(str, class_names)]
+    return None if y is None else names_of(as_labels(y), num_classes)
+
+
+def checked_batches(x, y, *, batch_size, num_classes, class_names=None):
+    """Batches of inputs and class indices, each looked at before it is handed on.
+
+    Args:
+        x: Inputs in any form, or batches `(inputs, labels)` in a fixed order.
+        y: Labels in any form, with inputs.
+        batch_size: Examples at a time; batches bring their own.
+        num_classes: Number of classes.
+        class_names: Their names, if they are known.
+
+    Yields:
+        `(x, y)`, tensors or nests of them.
+
+    Raises:
+        ValueError: Something is not as it must be; the sentence names the first row.
+    """
+    row = 0
+    if not is_batches(x):
+        x = as_arrays(x)
+        y = None if y is None else as_labels(y)
+        check_lengths(x, y)
+        # All of them, before the first is worked on.
+        check_labels(to_indices(y, class_names), num_classes)
+        check_inputs(x)
+        x = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    elif isinstance(x, keras.utils.PyDataset):
+        x = map(x.__getitem__, range(x.num_batches))
+    for batch in x:
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if labels is None:
+            raise ValueError("batches must hold inputs and labels; these have no y.")
+        inputs, labels = as_arrays(inputs), as_labels(labels)
+        labels = to_indices(labels, class_names)
+        check_labels(labels, num_classes, row)
+        check_inputs(inputs, row)
+        row += count(labels)
+        yield keras.tree.map_structure(tf.convert_to_tensor, (inputs, labels))

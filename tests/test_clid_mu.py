@@ -332,7 +332,7 @@ def test_dropout_draws_anew_each_step_and_moving_averages_move():
     "shape, last, sentence",
     [
         ((4,), [layers.Dense(3, "sigmoid")], "activation='sigmoid'"),
-        ((4,), [layers.Dense(1)], "units=1"),
+        ((4,), [layers.Dense(1, "softmax")], "softmax of one unit"),
         ((4,), [layers.Dense(3), layers.Dropout(0.1)], "ends in Dropout"),
         ((4, 2), [layers.Dense(3)], r"shape \(n, d\)"),
     ],

@@ -1,6 +1,10 @@
 """What people do with the package, written as they would: their own models and data."""
 
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,8 +15,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import clidmu_tf as clidmu
+from clidmu_tf.methods import METHODS
 
 pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 layers = keras.layers
 
@@ -266,3 +273,199 @@ def test_a_page_of_rows_texts_and_pictures_speaks_in_names(weather, tmp_path):
     assert page.count("data:image/png") == min(60, issues.is_label_issue.sum())
     plain = clidmu.report(issues, path=tmp_path / "none.html").read_text()
     assert "<blockquote>" not in plain
+
+
+# --- as keras.Model
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_arguments_go_by_keras_positions(name, weather):
+    x, given, _ = weather
+    model = METHODS[name](dense())
+    model.compile(sgd(), metrics=["accuracy"])
+    clean = {"meta_data": (x, given)} if model.is_supervised else {}
+    history = model.fit(x, given, 60, 2, 0, **clean)
+    assert len(history.epoch) == 2 and model.optimizer.iterations == 4
+    assert len(model.evaluate(x, given, 40, 0)) == 3
+
+
+@pytest.mark.parametrize("method", [clidmu.CLIDMU, clidmu.GCE])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        keras.losses.SparseCategoricalCrossentropy(),
+        keras.losses.sparse_categorical_crossentropy,
+    ],
+)
+def test_a_loss_is_told_to_be_left_out(loss, method):
+    for arguments in ((("adam", loss), {}), (("adam",), {"loss": loss})):
+        with pytest.raises(ValueError, match="takes no loss, .* leave out"):
+            method(dense()).compile(*arguments[0], **arguments[1])
+    with pytest.raises(ValueError, match="takes no steps_per_execution"):
+        method(dense()).compile("adam", steps_per_execution=4)
+    method(dense()).compile("adam", loss=None, steps_per_execution=1)
+
+
+def test_metrics_in_the_place_of_a_second_optimizer_are_told_where_they_go():
+    with pytest.raises(ValueError, match="write metrics="):
+        clidmu.CLIDMU(dense()).compile("adam", ["accuracy"])
+
+
+def test_an_unbuilt_sequential_is_told_to_add_an_input(weather):
+    x, given, _ = weather
+
+    def unbuilt():
+        return keras.Sequential([layers.Dense(8), layers.Dense(3)])
+
+    model = clidmu.CLIDMU(unbuilt())
+    model.compile(sgd())
+    for data in (Batches(x, given), iter([(x, given)])):
+        with pytest.raises(ValueError, match="put keras.Input first"):
+            model.fit(data, steps_per_epoch=1, verbose=0)
+    for network in (model, unbuilt()):
+        with pytest.raises(ValueError, match="put keras.Input first"):
+            clidmu.audit(network, x, given)
+    model.fit(x, given, verbose=0)  # arrays tell the shape
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
+def test_the_old_file_format_is_refused_by_name(suffix, weather, tmp_path):
+    model = fitted(*weather[:2])
+    with pytest.raises(ValueError, match="HDF5 .* save to a .keras file"):
+        model.save(tmp_path / f"model{suffix}")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_callback_list_is_taken_as_it_is(weather):
+    x, given, _ = weather
+    model = fitted(x, given)
+    stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=10)
+    callbacks = keras.callbacks.CallbackList([stop], add_history=True, model=model)
+    assert len(model.fit(x, given, epochs=9, callbacks=callbacks, verbose=0).epoch) == 2
+    assert model.epoch == 3 + 2 - 1
+
+
+def test_batches_of_every_kind_train_alike(weather):
+    x, given, _ = weather
+    found = []
+    for data in (
+        Batches(x, given),
+        tf.data.Dataset.from_tensor_slices((x, given)).batch(20),
+        (batch for batch in 2 * [*Batches(x, given)]),
+    ):
+        model = clidmu.CLIDMU(dense())
+        model.compile(sgd())
+        model.fit(data, epochs=2, steps_per_epoch=6, shuffle=False, verbose=0)
+        found.append(model.classifier.get_weights())
+    same(found[0], found[1])
+    same(found[0], found[2])
+
+
+def test_a_saved_model_goes_on_in_a_process_that_imports_the_package(weather, tmp_path):
+    x, given, names = weather
+    model = fitted(x, names)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x, names=names)
+    script = (
+        "import keras, numpy as np, clidmu_tf\n"
+        "model = keras.saving.load_model('model.keras')\n"
+        "data = np.load('data.npz')\n"
+        "model.fit(data['x'], data['names'], verbose=0, shuffle=False)\n"
+        "np.save('scores.npy', model.predict(data['x'], verbose=0))\n"
+    )
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    subprocess.run(command, cwd=tmp_path, env=paths, check=True, capture_output=True)
+    model.fit(x, given, verbose=0, shuffle=False)
+    same([np.load(tmp_path / "scores.npy")], [model.predict(x, verbose=0)])
+
+
+def test_several_labels_an_example_and_values_are_refused_by_name(weather):
+    with pytest.raises(ValueError, match="'sigmoid': multi-label"):
+        clidmu.CLIDMU(dense(3, "sigmoid"))
+    with pytest.raises(ValueError, match="regression"):
+        fitted(weather[0], weather[0][:, 0])
+
+
+# --- two classes, one unit
+
+
+def pair(activation):
+    """One network with one unit, and with two that say the same, to train the last.
+
+    The logits of two part twice as fast as that of one moves: their rates make up.
+    """
+    one = dense(1, activation)
+    two = dense(2, {"sigmoid": "softmax", None: None}[activation])
+    *others, kernel, bias = one.get_weights()
+    columns = [np.concatenate([-w / 2, w / 2], axis=-1) for w in (kernel, bias)]
+    two.set_weights([*others, *columns])
+    for classifier, rate in ((one, 0.1), (two, 0.05)):
+        classifier.layers[0].trainable = False
+        yield classifier, rate
+
+
+@pytest.mark.parametrize("objective", ["auto", "clid"])
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_unit_trains_as_two_that_say_the_same(activation, objective, weather):
+    x, given, _ = weather
+    y, found = (given == 2).astype("int64"), []
+    for classifier, rate in pair(activation):
+        keras.utils.set_random_seed(2)
+        model = clidmu.CLIDMU(classifier, meta_objective=objective, seed=0)
+        model.compile(sgd(rate), meta_optimizer=sgd(0.1), metrics=["accuracy"])
+        snapshots = clidmu.SnapshotEnsemble(x, k=2, batch_size=40)
+        arguments = {"batch_size": 20, "epochs": 3, "shuffle": False, "verbose": 0}
+        history = model.fit(
+            x, y, validation_data=(x, y), callbacks=[snapshots], **arguments
+        ).history
+        issues = clidmu.audit(model, x, y, snapshots=snapshots)
+        ensemble = snapshots.ensemble().predict(x, verbose=0)
+        found.append((history, issues, model.predict(x, verbose=0), ensemble, model))
+    one, two = found
+    for name in one[0]:
+        np.testing.assert_allclose(one[0][name], two[0][name], rtol=2e-4, atol=2e-5)
+    pd.testing.assert_frame_equal(one[1], two[1], rtol=1e-3)
+    assert one[2].shape == one[3].shape == (len(x), 1)
+    for i in (2, 3):
+        second = two[i][:, 1:] - (0 if activation else two[i][:, :1])
+        np.testing.assert_allclose(one[i], second, atol=1e-4)
+    accuracy = one[4].evaluate(x, y, verbose=0, return_dict=True)["accuracy"]
+    threshold = 0.5 if activation else 0.0
+    assert accuracy == pytest.approx(np.mean((one[2][:, 0] > threshold) == y))
+
+
+@pytest.mark.parametrize("last", ["layer", "unbuilt", "nested"])
+def test_a_single_unit_is_found_however_it_is_written(last, weather, tmp_path):
+    x, given, _ = weather
+    names = np.where(given == 2, "warm", "not warm")
+    if last == "layer":
+        classifier = dense(1)
+        classifier.add(layers.Activation("sigmoid"))
+    elif last == "unbuilt":
+        classifier = keras.Sequential([layers.Dense(8, "relu"), layers.Dense(1)])
+    else:
+        inputs = keras.Input((4,))
+        classifier = keras.Model(inputs, dense(1, "sigmoid")(inputs))
+    model = fitted(x, names, classifier)
+    accuracy = model.evaluate(x, names, verbose=0, return_dict=True)["accuracy"]
+    predicted = clidmu.audit(model, x, names).suggested_class
+    assert accuracy == pytest.approx(np.mean(predicted == names))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.evaluate(x, names, verbose=0) == model.evaluate(x, names, verbose=0)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(x), model.predict(x, verbose=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_a_single_unit(name, weather):
+    x, given, _ = weather
+    y = (given == 2).astype("int64")
+    model = METHODS[name](dense(1, "sigmoid"))
+    model.compile(sgd(), metrics=["accuracy"])
+    clean = {"meta_data": (x, y)} if model.is_supervised else {}
+    model.fit(x, np.eye(2)[y], batch_size=60, verbose=0, **clean)
+    assert np.isfinite(model.evaluate(x, y, verbose=0)).all()

@@ -11,7 +11,7 @@ from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
 from clidmu_tf.files import read_arrays, write_arrays, write_text
-from clidmu_tf.nets.features import ends_in_softmax, features_and_logits
+from clidmu_tf.nets.features import features_and_logits, scores_of
 
 BATCH = 100
 
@@ -79,8 +79,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def ensemble(self):
         """Returns the snapshots as one model, exportable like any other.
 
-        It returns the sum of the snapshots' logits, or their softmax where the
-        classifier itself returns probabilities.
+        It returns the sum of the snapshots' logits, or their softmax or sigmoid where
+        the classifier itself returns probabilities.
         """
         if not self.snapshots:
             raise ValueError("No epoch was trained yet, so there is no snapshot.")
@@ -140,10 +140,8 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
         inside = features_and_logits(member)
         inside.name = f"snapshot_{i}"
         logits.append(inside(inputs)[1])
-    scores = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
-    if ends_in_softmax(classifier):
-        scores = keras.layers.Softmax()(scores)
-    return keras.Model(inputs, scores, name=name)
+    total = keras.layers.Add()(logits) if len(logits) > 1 else logits[0]
+    return keras.Model(inputs, scores_of(classifier, total), name=name)
 
 
 def members(classifier, weights):

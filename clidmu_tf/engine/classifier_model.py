@@ -1,7 +1,6 @@
 """A Keras model around a classifier: built, evaluated, saved and exported."""
 
 import keras
-import tensorflow as tf
 
 from clidmu_tf.core.labels import (
     as_labels,
@@ -14,6 +13,7 @@ from clidmu_tf.core.losses import clid, mean_absolute_error
 from clidmu_tf.engine.examples import split_index
 from clidmu_tf.engine.given import as_arrays, positions_of
 from clidmu_tf.engine.network import Network
+from clidmu_tf.nets.features import scores_of
 
 # CLID values compare only at one temperature; what is logged uses this one.
 REFERENCE_TEMPERATURE = 0.5
@@ -137,15 +137,25 @@ class ClassifierModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         # Keras's own returns all metrics; these are the compiled ones alone.
         if self._compile_metrics is not None:
+            if y_pred.shape[-1] == 1 and len(y.shape) == 2 and y.shape[-1] == 2:
+                y = y[:, 1:]
             self._compile_metrics.update_state(y, y_pred, sample_weight)
             return self._compile_metrics.result()
         return {}
 
     def _scores(self, logits):
-        is_probability = self.network.returns_probabilities
-        return tf.nn.softmax(logits) if is_probability else logits
+        return scores_of(self.classifier, logits)
 
     # --- saving
+
+    def save(self, filepath, *args, **kwargs):
+        """As `keras.Model.save`, to a `.keras` file."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"{filepath} is of the old HDF5 format, which does not hold a method's "
+                "own state: save to a .keras file."
+            )
+        return super().save(filepath, *args, **kwargs)
 
     def export(self, filepath, **kwargs):
         """Exports the classifier alone as a SavedModel; see `keras.Model.export`."""

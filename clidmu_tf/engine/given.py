@@ -1,5 +1,6 @@
 """What people hand over: inputs and labels in any form, arguments by their position."""
 
+import contextlib
 import functools
 import inspect
 
@@ -34,6 +35,47 @@ def positions_of(keras_method):
         return call
 
     return decorate
+
+
+# What `keras.Model.compile` takes and a method does not, and why.
+NOT_COMPILED = {
+    "loss": "a method of this package brings its own",
+    "loss_weights": "there is one loss",
+    "steps_per_execution": "every step is checked and counted by itself",
+    "auto_scale_loss": "no loss is scaled: use bfloat16 in place of float16",
+}
+
+
+def refuse_keras_arguments(arguments):
+    """Raises a ValueError that says of arguments of `compile` what to leave out."""
+    defaults = inspect.signature(keras.Model.compile).parameters
+    for name, value in arguments.items():
+        if name in NOT_COMPILED and value == defaults[name].default:
+            continue
+        reason = NOT_COMPILED.get(name, "there is no such argument")
+        raise ValueError(f"compile() takes no {name}, {reason}: leave out {value!r}.")
+
+
+def refuse_loss(value, name):
+    """Raises a ValueError where a loss stands by position in the place of another.
+
+    Args:
+        value: What was given.
+        name: What it would be.
+    """
+    is_loss = isinstance(value, keras.losses.Loss) or (
+        callable(value) and getattr(value, "__module__", "").startswith("keras.src.los")
+    )
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            is_loss = keras.losses.get(value) is not None
+    if is_loss:
+        refuse_keras_arguments({"loss": value})
+    if name != "metrics" and isinstance(value, list | tuple):
+        raise ValueError(
+            f"compile() takes metrics by name: write metrics={value!r}; it would be "
+            f"{name} where it stands."
+        )
 
 
 def as_arrays(x):

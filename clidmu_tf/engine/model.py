@@ -14,7 +14,9 @@ from clidmu_tf.engine.distributed import (
     Replicas,
     distributed_forward,
 )
+from clidmu_tf.engine.given import refuse_keras_arguments, refuse_loss
 from clidmu_tf.errors import TrainingDiverged
+from clidmu_tf.nets.features import returns_single_logit
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +83,14 @@ class NoisyLabelModel(ClassifierModel):
                 which saves two all-reduces a step.
             run_eagerly: Runs the step without a graph, for debugging.
         """
-        if kwargs:
-            raise ValueError(
-                f"compile() received {sorted(kwargs)}, which {type(self).__name__} "
-                "does not take: it brings its own loss and runs one step at a time."
-            )
+        refuse_keras_arguments(kwargs)
+        refuse_loss(metrics, "metrics")
         check_choice("jit_compile", jit_compile, JIT_CHOICES)
         check_choice("batch_scope", batch_scope, BATCH_SCOPES)
         super().compile(
             optimizer=optimizer,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
+            metrics=self._counted_from_zero(metrics),
+            weighted_metrics=self._counted_from_zero(weighted_metrics),
             # Keras would put XLA around strategy.run, which fails with two
             # replicas; the pure function inside is what gets compiled.
             jit_compile=False,
@@ -110,6 +109,22 @@ class NoisyLabelModel(ClassifierModel):
             "run_eagerly": run_eagerly,
         }
         self._build_optimizers()
+
+    def _counted_from_zero(self, metrics):
+        """Metrics in which the accuracy of a single logit is counted as it should be.
+
+        Keras would call it the second class above one half, where it is a logit.
+        """
+        is_list = isinstance(metrics, list | tuple)
+        if not is_list or not returns_single_logit(self.classifier):
+            return metrics
+        names = ("accuracy", "acc", "binary_accuracy")
+        return [
+            keras.metrics.MeanMetricWrapper(_accuracy_of_logits, name=metric)
+            if metric in names
+            else metric
+            for metric in metrics
+        ]
 
     def _say_how_steps_run(self):
         logger.info(
@@ -327,6 +342,11 @@ class _Conductor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.check_logs(logs)
         self.model.leave_epoch()
+
+
+def _accuracy_of_logits(y_true, y_pred):
+    y_pred = keras.ops.cast(y_pred > 0, y_pred.dtype)
+    return keras.metrics.binary_accuracy(y_true, y_pred)
 
 
 def _as_it_is(function):

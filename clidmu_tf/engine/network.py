@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from clidmu_tf.nets.features import ends_in_softmax, features_and_logits, head_of
+from clidmu_tf.nets.features import features_and_logits, head_of, in_columns
 
 
 class Network:
@@ -17,7 +17,6 @@ class Network:
     Attributes:
         num_features: Width of the features.
         num_classes: Number of classes.
-        returns_probabilities: Whether the classifier ends in a softmax.
     """
 
     def __init__(self, classifier, feature_layer=None):
@@ -27,7 +26,6 @@ class Network:
         self.num_features, self.num_classes = (
             output.shape[-1] for output in self._inside.outputs
         )
-        self.returns_probabilities = ends_in_softmax(classifier)
 
     def __call__(self, x):
         """Features `(n, d)` and logits `(n, num_classes)`, as in use."""
@@ -69,7 +67,12 @@ class Network:
         logits = tf.matmul(features, kernel)
         if head.use_bias:
             logits += tf.cast(values[place[id(head.bias)]], features.dtype)
-        return logits
+        return in_columns(logits)
+
+    @property
+    def moving_logits(self):
+        """Of each logit 1, or 0 where a single unit leaves the first class's at 0."""
+        return [0.0, 1.0] if head_of(self.classifier).units == 1 else 1.0
 
     @property
     def trainable_variables(self):

@@ -212,6 +212,7 @@ class CLIDMU(Reweighting):
     def _judge(self, phi, examples, trust, classes, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
         rate = tf.cast(learning_rate, examples.logits.dtype)
+        rate *= self.network.moving_logits
         with tf.GradientTape() as tape:
             tape.watch(phi)
             loss = judges.verdict(self.weighting, phi, examples, trust, classes, rate)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.core.meta_gradient import meta_step, real_gradient
-from clidmu_tf.engine.given import positions_of
+from clidmu_tf.engine.given import positions_of, refuse_loss
 from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
@@ -178,6 +178,7 @@ class Reweighting(Method):
             **kwargs: `metrics`, `weighted_metrics`, `jit_compile`, `batch_scope`,
                 `run_eagerly`, as for `NoisyLabelModel.compile`.
         """
+        refuse_loss(meta_optimizer, "meta_optimizer")
         if meta_optimizer is None:
             meta_optimizer = keras.optimizers.Adam(1e-3)
         # Two equal names make two optimizers; one optimizer is one.

@@ -5,12 +5,17 @@ import re
 import keras
 from keras import ops
 
-OUTPUT_ACTIVATIONS = ("linear", "softmax")
+# Of a last layer of several units, and of a single one, which tells two classes apart.
+OUTPUT_ACTIVATIONS = {False: ("linear", "softmax"), True: ("linear", "sigmoid")}
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
 class Logits(keras.layers.Layer):
-    """What a Dense layer computes before its activation, with its weights."""
+    """What a Dense layer computes before its activation, with its weights.
+
+    A single unit, whose sigmoid is the probability of the second of two classes, is
+    the logit of that class beside a 0 for the first: their softmax says the same.
+    """
 
     def __init__(self, dense, **kwargs):
         super().__init__(dtype=dense.dtype_policy, **kwargs)
@@ -18,7 +23,15 @@ class Logits(keras.layers.Layer):
 
     def call(self, features):
         logits = ops.matmul(features, self.dense.kernel)
-        return logits + self.dense.bias if self.dense.use_bias else logits
+        logits = logits + self.dense.bias if self.dense.use_bias else logits
+        return in_columns(logits)
+
+
+def in_columns(logits):
+    """Logits `(n, 1)` of the second of two classes as `(n, 2)`; others as they are."""
+    if logits.shape[-1] > 1:
+        return logits
+    return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
 
 
 def features_and_logits(classifier, feature_layer=None):
@@ -27,7 +40,7 @@ def features_and_logits(classifier, feature_layer=None):
     Args:
         classifier: A built Sequential or Functional model, the last layer of
             which is `Dense`, with or without a softmax (its own or a layer's
-            after it).
+            after it); of two classes also `Dense(1)`, with or without a sigmoid.
         feature_layer: Name of the layer whose output is taken as features;
             `None` for the input of the last Dense layer.
 
@@ -68,18 +81,50 @@ def features_and_logits(classifier, feature_layer=None):
     return keras.Model(_inputs(classifier), [features, logits], name="inside")
 
 
-def ends_in_softmax(classifier):
-    """Whether the classifier returns probabilities rather than logits."""
+def output_activation(classifier):
+    """What the classifier makes of its logits: `"linear"`, `"softmax"`, `"sigmoid"`."""
     layer = _producer(classifier.outputs[0])[0]
     if isinstance(layer, keras.Model):
-        return ends_in_softmax(layer)
-    return isinstance(layer, keras.layers.Softmax) or _activation(layer) == "softmax"
+        return output_activation(layer)
+    return _activation(layer) or "linear"
+
+
+def has_single_unit(classifier):
+    """Whether one number tells two classes apart, the probability of the second."""
+    return getattr(head_of(classifier), "units", None) == 1
+
+
+def returns_single_logit(classifier):
+    """Whether the classifier, which need not be built, returns one number, above 0 for
+    the second of two classes."""
+    if isinstance(classifier, keras.Sequential) and not classifier.built:
+        last = classifier.layers[-1] if classifier.layers else None
+        return getattr(last, "units", None) == 1 and _activation(last) == "linear"
+    is_linear = output_activation(classifier) == "linear"
+    return is_linear and has_single_unit(classifier)
+
+
+def scores_of(classifier, logits):
+    """What the classifier returns for logits `(n, num_classes)`."""
+    if has_single_unit(classifier):
+        logits = logits[:, 1:] - logits[:, :1]
+    activation = output_activation(classifier)
+    return logits if activation == "linear" else getattr(ops, activation)(logits)
+
+
+def probabilities_of(classifier, scores):
+    """Probabilities `(n, num_classes)`, of what the classifier returns."""
+    activation = output_activation(classifier)
+    if not has_single_unit(classifier):
+        return scores if activation == "softmax" else ops.softmax(scores)
+    second = scores if activation == "sigmoid" else ops.sigmoid(scores)
+    return ops.concatenate([1 - second, second], axis=-1)
 
 
 def head_of(classifier):
     """Returns the classifier's last Dense layer."""
     layer, inputs = _producer(classifier.outputs[0])
-    if _is_softmax_layer(layer):
+    if _is_output_activation(layer):
         layer, _ = _producer(inputs[0])
     return head_of(layer) if isinstance(layer, keras.Model) else layer
 
@@ -132,7 +177,9 @@ def _leaves(model):
 
 def _trace(model):
     layer, inputs = _producer(model.outputs[0])
-    if _is_softmax_layer(layer):
+    activation = None
+    if _is_output_activation(layer):
+        activation = _activation(layer)
         layer, inputs = _producer(inputs[0])
     if isinstance(layer, keras.Model):
         inner = keras.Model(_inputs(layer), _trace(layer))
@@ -143,16 +190,14 @@ def _trace(model):
             f"{model.name!r} ends in {type(layer).__name__} {layer.name!r}. Put a "
             "Dense(num_classes) layer last."
         )
-    if _activation(layer) not in OUTPUT_ACTIVATIONS:
-        raise ValueError(
-            f"the last Dense layer {layer.name!r} must have no activation or softmax; "
-            f"received activation={_activation(layer)!r}."
-        )
-    if layer.units < 2:
-        raise ValueError(
-            f"the last Dense layer {layer.name!r} must have one unit per class, two "
-            f"or more; received units={layer.units}. For two classes use Dense(2)."
-        )
+    for name in (_activation(layer), activation or "linear"):
+        known = OUTPUT_ACTIVATIONS[layer.units == 1]
+        if name not in known:
+            raise ValueError(
+                f"the last Dense layer {layer.name!r} of {layer.units} units must have "
+                f"no activation or {known[1]}; received activation={name!r}"
+                f"{_why_not(layer.units, name)}."
+            )
     features = inputs[0]
     logits = Logits(layer, name=f"{layer.name}_before_activation")(features)
     return features, logits
@@ -169,14 +214,23 @@ def _producer(tensor):
     return operation, operation._inbound_nodes[node_index].input_tensors
 
 
+def _why_not(units, activation):
+    if activation == "sigmoid":
+        return ": multi-label, several labels an example, is not supported"
+    if units == 1:
+        return f": {activation} of one unit tells no two classes apart"
+    return ""
+
+
 def _activation(layer):
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
     return getattr(getattr(layer, "activation", None), "__name__", None)
 
 
-def _is_softmax_layer(layer):
-    return isinstance(layer, keras.layers.Softmax) or (
-        isinstance(layer, keras.layers.Activation) and _activation(layer) == "softmax"
-    )
+def _is_output_activation(layer):
+    kinds = (keras.layers.Softmax, keras.layers.Activation)
+    return isinstance(layer, kinds)
 
 
 def _layer_output(model, name):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from clidmu_tf.data.decode import fit
 from clidmu_tf.errors import UserError
-from clidmu_tf.nets.features import ends_in_softmax
+from clidmu_tf.nets.features import probabilities_of
 
 
 def export(classifier, path, image_shape, class_names, resize_size=0):
@@ -40,9 +40,9 @@ def export(classifier, path, image_shape, class_names, resize_size=0):
         )
         images = tf.ensure_shape(images, (None, *image_shape))
         scores = tf.cast(classifier(images, training=False), tf.float32)
-        is_probability = ends_in_softmax(classifier)
-        probabilities = scores if is_probability else tf.nn.softmax(scores)
-        return {"probabilities": probabilities, "labels": tf.argmax(scores, axis=-1)}
+        probabilities = probabilities_of(classifier, scores)
+        labels = tf.argmax(probabilities, axis=-1)
+        return {"probabilities": probabilities, "labels": labels}
 
     archive = keras.export.ExportArchive()
     archive.track(classifier)

@@ -18,6 +18,7 @@ from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.model import NoisyLabelModel
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_json
+from clidmu_tf.nets.features import probabilities_of
 from clidmu_tf.tuning import search
 from clidmu_tf.tuning.space import Range, check_batch_size, space_of_ranges
 
@@ -301,8 +302,9 @@ def split(data, share, seed):
 def accuracy(model, x, y):
     """Accuracy of a model, whatever metrics it was compiled with."""
     scores = model.predict(np.asarray(x), verbose=0)
+    predicted = np.argmax(probabilities_of(model.classifier, scores), axis=-1)
     given = np.argmax(to_targets(np.asarray(y), model.num_classes), axis=-1)
-    return float(np.mean(np.argmax(scores, axis=-1) == given))
+    return float(np.mean(predicted == given))
 
 
 def fingerprint(*values):

@@ -1,5 +1,7 @@
 """What people do with the package, written as they would: their own models and data."""
 
+import html
+import json
 import os
 import pathlib
 import re
@@ -15,7 +17,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import clidmu_tf as clidmu
+from clidmu_tf.data import load
 from clidmu_tf.methods import METHODS
+from clidmu_tf.runs import export, tasks
+from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.workdir import Workdir
 
 pytestmark = pytest.mark.slow
 
@@ -469,3 +475,147 @@ def test_every_method_trains_a_single_unit(name, weather):
     clean = {"meta_data": (x, y)} if model.is_supervised else {}
     model.fit(x, np.eye(2)[y], batch_size=60, verbose=0, **clean)
     assert np.isfinite(model.evaluate(x, y, verbose=0)).all()
+
+
+# --- own texts, tables and pictures from the command line
+
+
+def message(topic, rng):
+    words = [["parcel", "late", "courier"], ["card", "price", "bank"]][topic]
+    fillers = ["please", "hello", "my", "is", "again", "could", "help", "Größe"]
+    return " ".join(rng.permutation([*rng.choice(words, 2), *rng.choice(fillers, 4)]))
+
+
+@pytest.fixture(scope="module")
+def csv_file(tmp_path_factory):
+    """200 rows: a text, numbers and words that tell the topic, a picture, labels."""
+    folder, rng = tmp_path_factory.mktemp("csv"), np.random.default_rng(0)
+    true = rng.integers(0, 2, 200)
+    given = clidmu.noise.symmetric(true, 0.2, seed=0)
+    names = np.array(["delivery", "payment"])
+    amount = rng.normal(100, 30, 200) * (1 + 2 * true)
+    amount[::17] = np.nan
+    (folder / "pictures").mkdir()
+    for i, topic in enumerate(true):
+        pixels = rng.normal(60 + 120 * topic, 20, (9, 9, 3)).clip(0, 255)
+        keras.utils.save_img(folder / "pictures" / f"{i}.png", pixels, scale=False)
+    frame = pd.DataFrame(
+        {
+            "message text": [message(topic, rng) for topic in true],
+            "amount": amount,
+            "shop (town)": rng.choice(np.array(["Köln", "Ulm", None], object), 200),
+            "paid by": np.where(true == 1, rng.choice(["card", "bank"], 200), "none"),
+            "picture": [f"pictures/{i}.png" for i in range(200)],
+            "topic": names[given],
+            "truth": names[true],
+        }
+    )
+    frame.to_csv(folder / "messages.csv", index=False)
+    return folder / "messages.csv"
+
+
+INPUTS = {
+    "text": {"text_column": "message text"},
+    "text_cnn": {"text_column": "message text", "backbone": "text_cnn"},
+    "columns": {"feature_columns": "amount,shop (town),paid by"},
+    "pictures": {"image_column": "picture", "image_size": 8},
+}
+
+
+def csv_run(csv_file, kind, workdir, **changes):
+    settings = {
+        **{"dataset": "csv", "data_dir": str(csv_file), "label_column": "topic"},
+        **{"epochs": 8, "batch_size": 20, "snapshots": 2, "meta_examples": 40},
+        **{"learning_rate": 0.01, "optimizer": "adam", "workdir": str(workdir)},
+    }
+    return Config(**{**settings, **INPUTS[kind], **changes})
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_every_task_works_on_a_csv_file(kind, csv_file, tmp_path, capsys):
+    config = csv_run(csv_file, kind, tmp_path / "run", clean_label_column="truth")
+    tasks.train(config)
+    workdir = Workdir(tmp_path / "run")
+    summary = workdir.read_summary()
+    assert summary["last_accuracy"] > 0.85
+    assert 0.05 < summary["wrong_labels"] < 0.2
+    for task in ("evaluate", "audit", "export"):
+        tasks.TASKS[task](Config(task=task, workdir=config.workdir))
+    assert f"classifier         test accuracy {summary['last_accuracy']:.4f}" in (
+        capsys.readouterr().out
+    )
+    frame = pd.read_csv(csv_file)
+    issues = pd.read_csv(workdir.label_issues)
+    assert set(issues.given_class) == {"delivery", "payment"}
+    if kind != "pictures":  # those are named by their paths as well
+        rows = frame.iloc[issues.id]
+        assert rows.topic.tolist() == issues.given_class.tolist()
+    worst = issues[issues.is_label_issue].nsmallest(1, "label_quality").id.iloc[0]
+    page = html.unescape(workdir.report.read_text())
+    if kind == "columns":
+        assert "shop (town)" in page and frame["paid by"][worst] in page
+    elif kind != "pictures":
+        assert frame["message text"][worst] in page
+    # What is served takes the file as it is.
+    if kind == "pictures":
+        return
+    columns = json.loads((workdir.export / "assets.extra/columns.json").read_text())
+    raw = {
+        name: frame[column].to_numpy("float32")
+        if column == "amount"
+        else frame[column].fillna("").to_numpy(object)
+        for name, column in columns.items()
+    }
+    found = export.load(workdir.export)(raw)
+    names = (workdir.export / "assets.extra" / "labels.txt").read_text().split()
+    predicted = np.array(names)[found["labels"].numpy()]
+    assert np.mean(predicted == frame.truth) > 0.85
+
+
+@pytest.mark.parametrize("task", ["tune", "noisy_holdout", "elr"])
+def test_searches_holdouts_and_memories_work_on_texts(task, csv_file, tmp_path):
+    changes = {
+        "tune": {"task": "tune", "trials": 2, "epochs": 1, "tune_space": "batch_size"},
+        "noisy_holdout": {"noisy_holdout": 0.2, "epochs": 2},
+        "elr": {"method": "elr", "epochs": 2, "noise": "asymmetric", "noise_rate": 0.1},
+    }[task]
+    config = csv_run(csv_file, "text", tmp_path / "run", **changes)
+    tasks.TASKS[config.task](config)
+    assert (tmp_path / "run" / "config.cfg").exists()
+
+
+def test_a_folder_of_train_and_test_files_is_used_as_it_is(csv_file, tmp_path):
+    frame = pd.read_csv(csv_file)
+    frame[:150].to_csv(tmp_path / "train.csv", index=False)
+    frame[150:].to_csv(tmp_path / "test.csv", index=False)
+    source = load(
+        "csv", data_dir=tmp_path, label_column="topic", feature_columns="amount"
+    )
+    assert (len(source.train), len(source.test)) == (150, 50)
+    assert source.class_names == ("delivery", "payment") and not source.test_is_given
+    # Fitted to the training rows alone; what is missing is their mean.
+    amount = frame.amount[:150]
+    np.testing.assert_allclose(np.nanmean(source.train.inputs), 0, atol=1e-5)
+    scaled = (frame.amount[150:].fillna(amount.mean()) - amount.mean()) / amount.std()
+    np.testing.assert_allclose(source.test.inputs[:, 0], scaled, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"text_column": "body"}, "no column 'body': .* has the columns message text"),
+        ({"label_column": "label"}, "no column 'label'"),
+        ({"feature_columns": "amount"}, "received text and features"),
+        ({"text_column": ""}, "received none"),
+        ({"text_column": "topic"}, "is that of the labels"),
+        ({"data_dir": "nowhere.csv"}, "nowhere.csv is not there"),
+        ({"label_column": "shop (town)"}, "rows without a label in 'shop .town.*row"),
+        ({"backbone": "resnet20"}, "does not take texts: use embedding_bag"),
+        ({"augment": "flip"}, "--augment=flip"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_used_so_is_named(changes, words, csv_file, tmp_path):
+    config = csv_run(csv_file, "text", tmp_path / "run", **changes)
+    with pytest.raises(ValueError, match=words):
+        tasks.train(config)
+    assert not (tmp_path / "run").exists()

@@ -37,13 +37,19 @@ def load(
     holdout: float = 0.1,
     on_bad_image: str = "refuse",
     train_examples: int = 0,
+    label_column: str = "label",
+    clean_label_column: str = "",
+    text_column: str = "",
+    feature_columns: str = "",
+    image_column: str = "",
     seed: int = 0,
 ) -> Source:
     """Loads a data set by name.
 
     Args:
-        name: `"digits"`, `"folder"`, or the name of a prepared TFDS data set.
-        data_dir: The folder of class folders, or TFDS's data folder.
+        name: `"digits"`, `"folder"`, `"csv"`, or the name of a prepared TFDS data set.
+        data_dir: The folder of class folders, the CSV file (or a folder with
+            `train.csv` and `test.csv`), or TFDS's data folder.
         label_key: Of TFDS, the column of the labels to train on.
         clean_label_key: Of TFDS, the column of the true labels, or `""`.
         train_split: Of TFDS, the split to train on.
@@ -57,7 +63,12 @@ def load(
         holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
         on_bad_image: Of a folder, `"refuse"` or `"skip"`.
         train_examples: Keep so many training examples: the first ones, or a random
-            part of a folder, which comes class by class; 0 for all.
+            part of a folder, which comes class by class, or of a CSV file; 0 for all.
+        label_column: Of a CSV file, the column of the labels to train on.
+        clean_label_column: Of a CSV file, the column of the true labels, or `""`.
+        text_column: Of a CSV file, the column of texts, or
+        feature_columns: columns of numbers and words, separated by commas, or
+        image_column: the column of paths of images, from the file's folder on.
         seed: Decides what is held out, and which random part.
 
     Returns:
@@ -79,7 +90,7 @@ def load(
     ```
     """
     _check(name, image_size, resize_size, holdout, on_bad_image)
-    if name in ("digits", "folder") and (train_split != "train" or test_split):
+    if name in ("digits", "folder", "csv") and (train_split != "train" or test_split):
         raise UserError(
             f"train_split={train_split!r} and test_split={test_split!r} choose splits "
             f"of a TFDS data set, and {name} is none: leave them at 'train' and ''."
@@ -88,6 +99,20 @@ def load(
         source = digits()
     elif name == "folder":
         source = folder(data_dir, image_size, resize_size, holdout, on_bad_image, seed)
+    elif name == "csv":
+        from clidmu_tf.data.table import Columns, table
+
+        names = (word.strip() for word in feature_columns.split(","))
+        columns = Columns(
+            label_column,
+            clean_label_column,
+            text_column,
+            tuple(filter(None, names)),
+            image_column,
+        )
+        source = table(
+            data_dir, columns, image_size, resize_size, holdout, on_bad_image, seed
+        )
     else:
         # TFDS takes seconds to import; digits and folders need not wait for it.
         from clidmu_tf.data.tfds_source import from_tfds
@@ -106,7 +131,7 @@ def load(
     if not train_examples:
         return source
     chosen = np.arange(len(source.train))
-    if name == "folder":
+    if name in ("folder", "csv"):
         np.random.default_rng(seed).shuffle(chosen)
     kept = source.train.take(np.sort(chosen[:train_examples]))
     return dataclasses.replace(source, train=kept)

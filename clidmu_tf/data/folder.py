@@ -103,9 +103,9 @@ def _read(root, names, on_bad_image, may_lack_classes=False):
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
-    good = _decodable(paths)
+    good = decodable(paths)
     if not good.all():
-        _report_bad(
+        report_bad(
             [p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image
         )
     counts = np.bincount(labels[good], minlength=len(names))
@@ -157,7 +157,7 @@ def _printable(path):
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _decodable(paths):
+def decodable(paths):
     """Which files are images with a proper name, by decoding each once, in parallel."""
     good = np.zeros(len(paths), bool)
     named = [i for i, path in enumerate(paths) if _is_utf8(path)]
@@ -177,7 +177,8 @@ def _decodable(paths):
     return good
 
 
-def _report_bad(bad, on_bad_image):
+def report_bad(bad, on_bad_image):
+    """Refuses files that are no images, or says that they are left out."""
     named = ", ".join(map(_printable, bad[:3])) + (", …" if len(bad) > 3 else "")
     complaint = "cannot be decoded, or have a name that is not UTF-8"
     if on_bad_image == "refuse":

@@ -186,7 +186,8 @@ def _batches(
         images = tf.constant(split.inputs)
 
         def load(index, number):
-            x = tf.cast(tf.gather(images, index), tf.float32)
+            x = tf.gather(images, index)
+            x = tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x
             x = finish(x, number) if finish else x
             return name(x, index), tf.gather(labels, index)
 

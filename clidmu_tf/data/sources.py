@@ -1,10 +1,16 @@
 """What a data set is here, and how to load one by name."""
 
 import dataclasses
+import typing
 
 import numpy as np
 
 from clidmu_tf.data.records import Records
+
+if typing.TYPE_CHECKING:  # for runs on images need not wait for pandas
+    import pandas
+
+    from clidmu_tf.data.table import Preprocessing
 
 DIGITS_TEST = 500
 DIGITS_SPLIT_SEED = 0
@@ -15,11 +21,13 @@ class Split:
     """Labelled examples.
 
     Attributes:
-        inputs: `(n, height, width, channels)` uint8 images, or `n` image files, which
-            are decoded when they are read: paths, or `Records`.
+        inputs: `(n, height, width, channels)` uint8 images, `(n, d)` numbers, or `n`
+            image files, which are decoded when they are read: paths, or `Records`.
         labels: `(n,)` int64, the given labels, right or wrong.
         clean_labels: `(n,)` int64 where the truth is known, else `None`.
         ids: `(n,)` strings that name the examples.
+        rows: `n` rows of a table, a DataFrame, that the inputs were made of; `None`
+            of images.
         resize_size: Of image files, the shorter side in pixels that they are resized
             to before a window is cut from them; 0 where none is cut.
     """
@@ -29,13 +37,14 @@ class Split:
     clean_labels: np.ndarray | None
     ids: np.ndarray
     resize_size: int = 0
+    rows: "pandas.DataFrame | None" = None
 
     def __len__(self):
         return len(self.labels)
 
     @property
     def in_memory(self):
-        """Whether the inputs are images, not the files they are in."""
+        """Whether the inputs are here, not in files."""
         return not isinstance(self.inputs, Records) and self.inputs.ndim > 1
 
     @property
@@ -53,6 +62,7 @@ class Split:
             None if clean is None else clean[indices],
             self.ids[indices],
             self.resize_size,
+            None if self.rows is None else self.rows.iloc[indices],
         )
 
 
@@ -67,6 +77,10 @@ class Source:
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(height, width, channels)` that the network sees.
         holdout: Examples kept from training to compare runs on, or `None`.
+        preprocessing: Of a table, what makes inputs of its rows, else `None`.
+        test_is_given: Whether the labels to report on are given ones, as wrong as
+            those to train on, since nobody knows the truth.
+        ignored: Of what is not read, how many files there are by kind.
     """
 
     name: str
@@ -75,6 +89,9 @@ class Source:
     class_names: tuple
     image_shape: tuple
     holdout: Split | None = None
+    preprocessing: "Preprocessing | None" = None
+    test_is_given: bool = False
+    ignored: dict = dataclasses.field(default_factory=dict)
 
 
 def digits():

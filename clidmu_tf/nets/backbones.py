@@ -21,15 +21,16 @@ CIFAR_STD = (63.0, 62.1, 66.7)
 
 
 def names():
-    """Returns the names of our own networks, sorted.
+    """Returns the names of our own networks for images, sorted.
 
-    `build` knows these and every `keras.applications` class besides.
+    `build` knows these, those for texts and rows of numbers, and every
+    `keras.applications` class besides.
     """
     return sorted(_NETWORKS)
 
 
-def build(name, input_shape, num_classes, seed=0):
-    """Builds a classifier for images with raw values in 0..255.
+def build(name, input_shape, num_classes, seed=0, vocabulary_size=0):
+    """Builds a classifier for images with raw values in 0..255, for texts or numbers.
 
     | name | network |
     | --- | --- |
@@ -40,6 +41,9 @@ def build(name, input_shape, num_classes, seed=0):
     | `preact_resnet18`, `preact_resnet34` | the CIFAR form: 3x3 stem (2) |
     | `wrn_28_2`, `wrn_28_10` | Wide ResNet, no dropout (3) |
     | `ResNet50`, `MobileNetV2`, … | any `keras.applications` class, untrained |
+    | `embedding_bag` | texts: mean of word vectors, a hidden layer |
+    | `text_cnn` | texts: one convolution, its maximum over the text (4) |
+    | `mlp` | numbers: two hidden layers |
 
     Our networks normalise colour images with the statistics of CIFAR-10 and scale all
     others to [-1, 1]; an application gets its module's `preprocess_input`, and three
@@ -48,11 +52,12 @@ def build(name, input_shape, num_classes, seed=0):
 
     Args:
         name: One of `names()`, or the name of a `keras.applications` class.
-        input_shape: Height, width and channels of an image. Our networks take any
-            size and any number of channels.
+        input_shape: Height, width and channels of an image, of any size and number in
+            our networks; or `(d,)`: word indices of a text, or numbers.
         num_classes: Number of classes, 2 or more.
         seed: Decides the initial weights and the dropout masks. Python's, NumPy's
             and Keras's own random state are left as they were.
+        vocabulary_size: Of texts, the number of different word indices.
 
     Returns:
         A Functional `keras.Model` from images, float32 or uint8, of shape
@@ -79,7 +84,27 @@ def build(name, input_shape, num_classes, seed=0):
         2. He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016,
            figure 4 (e).
         3. Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, table 1.
+        4. Kim, "Convolutional Neural Networks for Sentence Classification", EMNLP 2014.
     """
+    kind = "text" if vocabulary_size else "image" if len(input_shape) == 3 else "row"
+    if name == "auto":
+        name = {"text": "embedding_bag", "image": "digits_cnn", "row": "mlp"}[kind]
+    fitting = _ROW_NETWORKS.get(kind, {})
+    if kind != "image" and name not in fitting:
+        raise UserError(
+            f"the backbone {name!r} does not take {_KINDS[kind]}: use "
+            f"{' or '.join(fitting)}."
+        )
+    others = {n for networks in _ROW_NETWORKS.values() for n in networks}
+    if kind == "image" and name in others:
+        raise UserError(
+            f"the backbone {name!r} takes no images: use {', '.join(_NETWORKS)}, or a "
+            "keras.applications class."
+        )
+    if name in fitting:
+        inputs = keras.Input(input_shape, name=kind, dtype=_DTYPES[kind])
+        body = functools.partial(fitting[name], vocabulary_size)
+        return _classifier(name, inputs, body, num_classes, seed)
     if len(input_shape) != 3:
         raise UserError(
             "input_shape must be (height, width, channels); received "
@@ -87,6 +112,10 @@ def build(name, input_shape, num_classes, seed=0):
         )
     body = _NETWORKS.get(name) or _application(name, input_shape)
     inputs = keras.Input(input_shape, name="image")
+    return _classifier(name, inputs, body, num_classes, seed)
+
+
+def _classifier(name, inputs, body, num_classes, seed):
     with _seeded(seed):
         features = body(inputs)
         logits = layers.Dense(num_classes, dtype="float32", name="logits")(features)
@@ -264,3 +293,28 @@ _NETWORKS = {
     "wrn_28_2": _wide_resnet(2),
     "wrn_28_10": _wide_resnet(10),
 }
+
+
+def _embedding_bag(words, x):
+    x = layers.Embedding(words, 64, mask_zero=True, name="words")(x)
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    return layers.Dense(64, "relu", name="hidden")(x)
+
+
+def _text_cnn(words, x):
+    x = layers.Embedding(words, 64, name="words")(x)
+    x = layers.Conv1D(128, 4, padding="same", activation="relu", name="conv")(x)
+    return layers.GlobalMaxPooling1D(name="most")(x)
+
+
+def _mlp(words, x):
+    x = layers.Dense(128, "relu", name="hidden1")(x)
+    return layers.Dense(64, "relu", name="hidden2")(x)
+
+
+_ROW_NETWORKS = {
+    "text": {"embedding_bag": _embedding_bag, "text_cnn": _text_cnn},
+    "row": {"mlp": _mlp},
+}
+_DTYPES = {"text": "int32", "row": "float32"}
+_KINDS = {"text": "texts", "row": "rows of numbers"}

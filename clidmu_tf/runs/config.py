@@ -38,9 +38,24 @@ class RunSettings:
     )
 
     dataset: str = setting(
-        "digits", "digits, folder, or the name of a prepared TFDS data set."
+        "digits", "digits, folder, csv, or the name of a prepared TFDS data set."
     )
-    data_dir: str = setting("", "Folder of the images, or TFDS's data_dir.")
+    data_dir: str = setting(
+        "",
+        "Folder of the images; CSV file, or folder with train.csv and test.csv; or "
+        "TFDS's data_dir.",
+    )
+    label_column: str = setting("label", "Of a CSV file: labels to train on.")
+    clean_label_column: str = setting(
+        "", "Of a CSV file: true labels, to report against; empty if unknown."
+    )
+    text_column: str = setting("", "Of a CSV file: texts.")
+    feature_columns: str = setting(
+        "", "Of a CSV file: numbers and words, columns separated by commas."
+    )
+    image_column: str = setting(
+        "", "Of a CSV file: paths of images, from the file's folder on."
+    )
     manual_dir: str = setting(
         "", "To prepare: folder of the data set as it was obtained."
     )
@@ -96,7 +111,9 @@ class RunSettings:
 
     method: str = setting("clid_mu", "How to train.", tuple(METHODS))
     backbone: str = setting(
-        "digits_cnn", "A network of clidmu_tf.nets.backbones, or of keras.applications."
+        "auto",
+        "A network of clidmu_tf.nets.backbones, or of keras.applications; auto: "
+        "digits_cnn of images, embedding_bag of texts, mlp of other columns.",
     )
     init_weights: str = setting("", "File (.keras, .weights.h5) of initial weights.")
     epochs: int = setting(60, "Passes over the data.", least=1)

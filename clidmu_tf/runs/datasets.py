@@ -16,6 +16,7 @@ from clidmu_tf.runs import strategies
 
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
+OF_IMAGES = ("augment", "image_size", "resize_size")
 
 
 # --- the source
@@ -38,6 +39,16 @@ def checked(source: Source, dataset: str) -> Source:
         except ValueError as error:
             raise UserError(f"The {name} data of {dataset}: {error}") from None
     return source
+
+
+def refuse_of_images(**settings: Any) -> None:
+    """Raises a UserError that names settings which are of no use for rows."""
+    given = [f"--{name}={value}" for name, value in settings.items() if value]
+    if given:
+        raise UserError(
+            f"{' '.join(given)}: of use for images alone, and these data are rows; "
+            "leave it out."
+        )
 
 
 def add_noise(
@@ -160,9 +171,33 @@ class Reader:
         for x, y in self.in_order(split, batch_size).as_numpy_iterator():
             yield np.round(x).astype("uint8"), y
 
-    def pixels(self, split: Split) -> np.ndarray:
-        """All images of a split, as uint8: floats would take four times the room."""
+    def raw_in_order(self, split: Split) -> Iterator[tuple[Any, np.ndarray]]:
+        """As an exported model takes them: images, or the columns of rows."""
+        preprocessing = self.source.preprocessing
+        if preprocessing is None:
+            yield from self.pixels_in_order(split)
+            return
+        for start in range(0, len(split), self.batch_size):
+            part = split.take(slice(start, start + self.batch_size))
+            yield preprocessing.raw(part.rows), part.labels
+
+    def inputs(self, split: Split) -> np.ndarray:
+        """All inputs of a split; images as uint8: floats would take four times as much
+        room."""
+        if split.in_memory:
+            return np.asarray(split.inputs)
         return np.concatenate([x for x, _ in self.pixels_in_order(split, 100)])
+
+    def examples(self, positions: np.ndarray) -> Iterator[Any]:
+        """Training examples as a page shows them: images, texts, or rows by column."""
+        split = self.source.train.take(positions)
+        if split.rows is None:
+            for x, _ in self.in_order(split, 100).as_numpy_iterator():
+                yield from x
+        elif split.rows.shape[1] == 1:
+            yield from map(str, split.rows.iloc[:, 0])
+        else:
+            yield from split.rows.to_dict("records")
 
 
 @dataclasses.dataclass(frozen=True)

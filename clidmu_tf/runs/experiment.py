@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import typing
 from typing import Any
 
 import keras
@@ -19,6 +20,9 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import SplitExamples, TrainingData
 from clidmu_tf.runs.workdir import Described
 
+if typing.TYPE_CHECKING:  # it comes with pandas
+    from clidmu_tf.data.table import Preprocessing
+
 
 class Experiment:
     """What a run is made of: data, model, devices, each made once, when asked for.
@@ -28,6 +32,7 @@ class Experiment:
         strategy: The devices to train on; `None` for one.
         source: What to train on, in place of what the settings describe.
         described: What the model needs to know of the data, where they may be gone.
+        preprocessing: With it, what makes inputs of the rows of a table.
 
     Attributes:
         strategy: The devices.
@@ -44,6 +49,7 @@ class Experiment:
         *,
         source: Source | None = None,
         described: Described | None = None,
+        preprocessing: "Preprocessing | None" = None,
     ):
         self._config = config
         self.strategy = strategy
@@ -54,7 +60,7 @@ class Experiment:
         if source is not None:
             self.source = source
         if described is not None:
-            self.described = described
+            self.described, self.preprocessing = described, preprocessing
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,6 +87,11 @@ class Experiment:
             holdout=config.holdout,
             on_bad_image=config.on_bad_image,
             train_examples=config.train_examples,
+            label_column=config.label_column,
+            clean_label_column=config.clean_label_column,
+            text_column=config.text_column,
+            feature_columns=config.feature_columns,
+            image_column=config.image_column,
             seed=config.seed,
         )
 
@@ -89,6 +100,9 @@ class Experiment:
         """The data set that the run is about: checked, with noise and holdout."""
         config, name = self._config, self._config.dataset
         source = datasets.checked(self.loaded, name)
+        if source.preprocessing is not None:
+            of_images = {n: getattr(config, n) for n in datasets.OF_IMAGES}
+            datasets.refuse_of_images(**of_images)
         source = datasets.add_noise(
             source, name, config.noise, config.noise_rate, config.seed
         )
@@ -122,13 +136,19 @@ class Experiment:
         """What the model needs to know of the data."""
         source, count = self.source, len(self.source.train)
         steps = self._config.steps_per_epoch or count // self._config.batch_size
-        return Described(source.class_names, source.image_shape, steps, count)
+        words = source.preprocessing.vocabulary_size if source.preprocessing else 0
+        return Described(source.class_names, source.image_shape, steps, count, words)
+
+    @functools.cached_property
+    def preprocessing(self) -> "Preprocessing | None":
+        """What makes inputs of the rows of a table; `None` of images."""
+        return self.source.preprocessing
 
     @property
     def title(self) -> str:
         """What to call the data set before a reader."""
-        if self._config.dataset == "folder":
-            return pathlib.Path(self._config.data_dir).resolve().name
+        if self._config.dataset in ("folder", "csv"):
+            return pathlib.Path(self._config.data_dir).resolve().stem
         return self.source.name
 
     # --- model
@@ -224,7 +244,7 @@ class Experiment:
     def snapshots(self, directory: pathlib.Path | None = None) -> SnapshotEnsemble:
         """The callback that keeps the best epochs, in a folder or in memory."""
         found = SnapshotEnsemble(
-            self.data.pixels(self.meta_split),
+            self.data.inputs(self.meta_split),
             k=self._config.snapshots,
             batch_size=min(100, self.meta_examples),
             directory=directory,
@@ -236,6 +256,9 @@ class Experiment:
     # --- what is left of it
 
     def export(self, classifier: keras.Model, path: pathlib.Path) -> None:
-        """Writes a classifier of this run as a SavedModel of raw images."""
+        """Writes a classifier of this run as a SavedModel of raw images or rows."""
         shape, names = self.described.image_shape, self.described.class_names
+        if self.preprocessing is not None:
+            export.export_rows(classifier, path, self.preprocessing, names)
+            return
         export.export(classifier, path, shape, names, self._config.resize_size)

@@ -1,5 +1,6 @@
 """SavedModels that answer raw images, with nothing of this package needed."""
 
+import json
 import pathlib
 import shutil
 
@@ -38,25 +39,64 @@ def export(classifier, path, image_shape, class_names, resize_size=0):
             lambda: tf.cast(images, tf.float32),
             lambda: fit(images, image_shape, resize_size),
         )
-        images = tf.ensure_shape(images, (None, *image_shape))
-        scores = tf.cast(classifier(images, training=False), tf.float32)
-        probabilities = probabilities_of(classifier, scores)
-        labels = tf.argmax(probabilities, axis=-1)
-        return {"probabilities": probabilities, "labels": labels}
+        return _answers(classifier, tf.ensure_shape(images, (None, *image_shape)))
 
+    spec = tf.TensorSpec((None, None, None, image_shape[-1]), tf.uint8, name="images")
+    _write(path, [classifier], serve, [spec], class_names)
+
+
+def export_rows(classifier, path, preprocessing, class_names):
+    """Writes a SavedModel: raw columns in, probabilities and labels out.
+
+    Its signature `serving_default` takes of each column a vector `(n,)`, texts and
+    words as strings (empty where one is missing) and numbers as float32 (NaN). Its name
+    is the column's, with `_` in place of what is no letter, digit or `_`;
+    `assets.extra/columns.json` has both. What it returns is that of `export`.
+
+    Args:
+        classifier: A Keras classifier that ends in a Dense layer.
+        path: As for `export`.
+        preprocessing: What makes the classifier's inputs of columns.
+        class_names: Names of the classes, in order.
+
+    Raises:
+        UserError: It could not be written.
+    """
+
+    def serve(columns):
+        inputs = [columns[name][:, None] for name in preprocessing.served]
+        x = preprocessing.model(inputs if len(inputs) > 1 else inputs[0])
+        return _answers(classifier, x)
+
+    specs = {
+        name: tf.TensorSpec((None,), preprocessing.columns[column], name=name)
+        for name, column in preprocessing.served.items()
+    }
+    files = {"columns.json": json.dumps(preprocessing.served, indent=2) + "\n"}
+    models = [preprocessing.model, classifier]
+    _write(path, models, serve, [specs], class_names, files)
+
+
+def _answers(classifier, x):
+    scores = tf.cast(classifier(x, training=False), tf.float32)
+    probabilities = probabilities_of(classifier, scores)
+    labels = tf.argmax(probabilities, axis=-1)
+    return {"probabilities": probabilities, "labels": labels}
+
+
+def _write(path, models, serve, specs, class_names, files=None):
+    files = {"labels.txt": "\n".join(class_names) + "\n", **(files or {})}
     archive = keras.export.ExportArchive()
-    archive.track(classifier)
-    archive.add_endpoint(
-        "serving_default",
-        serve,
-        [tf.TensorSpec((None, None, None, image_shape[-1]), tf.uint8, name="images")],
-    )
+    for model in models:
+        archive.track(model)
+    archive.add_endpoint("serving_default", serve, specs)
     part = pathlib.Path(path).with_name("part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         archive.write_out(part, verbose=False)
         (part / "assets.extra").mkdir()
-        (part / "assets.extra" / "labels.txt").write_text("\n".join(class_names) + "\n")
+        for name, text in files.items():
+            (part / "assets.extra" / name).write_text(text)
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
     except (OSError, tf.errors.OpError) as error:
@@ -70,7 +110,8 @@ def export(classifier, path, image_shape, class_names, resize_size=0):
 
 
 def load(path):
-    """Returns the exported function: images → probabilities and labels.
+    """Returns the exported function: images, or columns by name → probabilities and
+    labels.
 
     Raises:
         UserError: There is no such model.
@@ -83,9 +124,10 @@ def load(path):
         ) from error
     serve = loaded.signatures["serving_default"]
 
-    def call(images):
+    def call(raw):
         # The model must outlive the function that is taken from it.
         assert loaded is not None
-        return serve(images=tf.constant(images))
+        named = raw if isinstance(raw, dict) else {"images": raw}
+        return serve(**{name: tf.constant(value) for name, value in named.items()})
 
     return call

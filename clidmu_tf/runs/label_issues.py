@@ -1,8 +1,5 @@
 """What a run says of its own training labels: a table, a page, a picture."""
 
-import functools
-
-import numpy as np
 import pandas as pd
 
 from clidmu_tf.data import Split
@@ -51,18 +48,12 @@ def write(
         issues,
         reader.source.class_names,
         title=f"Labels of {title}",
-        examples=functools.partial(images_at, reader),
+        examples=reader.examples,
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
     )
     write_text(workdir.report, page)
     return issues
-
-
-def images_at(reader: Reader, positions: np.ndarray) -> np.ndarray:
-    """The training images at these positions, `(k, height, width, channels)`."""
-    batches = reader.in_order(reader.source.train.take(positions), 100)
-    return np.concatenate([x for x, _ in batches.as_numpy_iterator()])
 
 
 def draw_weights(issues: pd.DataFrame, split: Split, workdir: Workdir) -> None:

@@ -35,7 +35,8 @@ def build_classifier(
     keras.config.set_dtype_policy(POLICIES[precision])
     try:
         shape, count = described.image_shape, len(described.class_names)
-        classifier = backbones.build(backbone, shape, count, seed)
+        words = described.vocabulary_size
+        classifier = backbones.build(backbone, shape, count, seed, words)
     finally:
         keras.config.set_dtype_policy("float32")
     if init_weights:

@@ -40,7 +40,7 @@ def train(config: Config, is_trial: bool = False) -> None:
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
     if chief:
         workdir.claim(config)
-        workdir.write_source(experiment.described)
+        workdir.write_source(experiment.described, experiment.preprocessing)
         if config.unused() and not is_trial:
             unused = " ".join(config.unused())
             print(f"--method={config.method} makes no use of {unused}.")
@@ -64,8 +64,8 @@ def evaluate(config: Config) -> None:
         ("classifier", workdir.export),
         ("snapshot ensemble", workdir.export_ensemble),
     ]:
-        images = reader.pixels_in_order(source.test)
-        accuracy, top5, count = evaluation.evaluate_served(export.load(path), images)
+        raw = reader.raw_in_order(source.test)
+        accuracy, top5, count = evaluation.evaluate_served(export.load(path), raw)
         has_top5 = evaluation.top5_metrics(len(source.class_names))
         more = f", top-5 {top5:.4f}" if has_top5 else ""
         print(f"{name:<18} test accuracy {accuracy:.4f}{more}  ({count} examples)")
@@ -78,7 +78,11 @@ def export_task(config: Config) -> None:
     """
     workdir = Workdir(config.workdir)
     trained = settings_of(workdir, config)
-    experiment = Experiment(trained, described=workdir.read_source())
+    experiment = Experiment(
+        trained,
+        described=workdir.read_source(),
+        preprocessing=workdir.read_preprocessing(),
+    )
     step, _ = training.restore(experiment, workdir)
     experiment.export(experiment.model.classifier, workdir.export)
     print(f"The model as of step {step} is in {workdir.export}")

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 
+import keras
+
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_json, write_text
 from clidmu_tf.runs import config as config_module
@@ -32,16 +34,19 @@ class Described:
 
     Attributes:
         class_names: Names of the classes, in the order of the labels.
-        image_shape: `(height, width, channels)` that the network sees.
+        image_shape: `(height, width, channels)` that the network sees, or `(d,)` of
+            rows.
         steps: Steps of an epoch.
         num_examples: Examples that it trains on, each of which it may remember; 0 of
             a workdir of version 0.1, whose methods remembered none.
+        vocabulary_size: Of texts, the number of different word indices; else 0.
     """
 
     class_names: tuple
     image_shape: tuple
     steps: int
     num_examples: int = 0
+    vocabulary_size: int = 0
 
 
 class Workdir:
@@ -57,6 +62,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.cfg"
         self.source = self.path / "source.json"
+        self.preprocessing = self.path / "preprocessing.keras"
+        self.columns = self.path / "columns.json"
         self.metrics = self.path / "metrics.csv"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -164,11 +171,26 @@ class Workdir:
             )
         found = json.loads(self.source.read_text())
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
-        return Described(names, shape, found["steps"], found.get("num_examples", 0))
+        numbers = {n: found.get(n, 0) for n in ("num_examples", "vocabulary_size")}
+        return Described(names, shape, found["steps"], **numbers)
 
-    def write_source(self, described):
+    def write_source(self, described, preprocessing=None):
         """Keeps what the model needs to know of the data, which may then move away."""
         write_json(self.source, dataclasses.asdict(described))
+        if preprocessing is not None:
+            part = self.preprocessing.with_name("part.keras")
+            preprocessing.model.save(part)
+            part.replace(self.preprocessing)
+            write_json(self.columns, preprocessing.columns)
+
+    def read_preprocessing(self):
+        """Returns what makes inputs of the rows of a table; `None` of images."""
+        if not self.columns.exists():
+            return None
+        from clidmu_tf.data.table import Preprocessing
+
+        model = keras.saving.load_model(self.preprocessing, compile=False)
+        return Preprocessing(model, json.loads(self.columns.read_text()))
 
     def read_summary(self):
         """Returns what the finished run came to."""

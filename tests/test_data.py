@@ -215,7 +215,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(UserError, match="one class alone, 'cat'"):
         load(tmp_path)
     (tmp_path / "dog").mkdir()
-    with pytest.raises(UserError, match="cat holds no JPEG or PNG"):
+    with pytest.raises(UserError, match="cat holds no image .JPEG, PNG"):
         load(tmp_path)
 
 

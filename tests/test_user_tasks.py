@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -21,6 +22,8 @@ from clidmu_tf.data import load
 from clidmu_tf.methods import METHODS
 from clidmu_tf.runs import export, tasks
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.datasets import Reader
+from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 
 pytestmark = pytest.mark.slow
@@ -541,8 +544,11 @@ def test_every_task_works_on_a_csv_file(kind, csv_file, tmp_path, capsys):
     assert 0.05 < summary["wrong_labels"] < 0.2
     for task in ("evaluate", "audit", "export"):
         tasks.TASKS[task](Config(task=task, workdir=config.workdir))
-    assert f"classifier         test accuracy {summary['last_accuracy']:.4f}" in (
-        capsys.readouterr().out
+    assert summary["accuracy_on"] == "test labels"
+    said = capsys.readouterr().out
+    assert f"accuracy {summary['last_accuracy']:.4f} on 20 test labels" in said
+    assert (
+        "Read 180 examples to train on and 20 to test on, of 2 classes: deliv" in said
     )
     frame = pd.read_csv(csv_file)
     issues = pd.read_csv(workdir.label_issues)
@@ -619,3 +625,59 @@ def test_a_csv_file_that_cannot_be_used_so_is_named(changes, words, csv_file, tm
     with pytest.raises(ValueError, match=words):
         tasks.train(config)
     assert not (tmp_path / "run").exists()
+
+
+# --- pictures of every kind, and what was read
+
+
+KINDS = {
+    "png": {},
+    "jpg": {"quality": 95},
+    "webp": {"lossless": True},
+    "gif": {},
+    "bmp": {},
+    "tif": {},
+    "tiff": {"compression": "tiff_lzw"},
+}
+
+
+def test_images_of_every_kind_are_read_and_others_counted(tmp_path, capsys):
+    rng, root = np.random.default_rng(0), tmp_path / "photos"
+    for name, level in (("dark", 40), ("light", 210)):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            for suffix, options in KINDS.items():
+                pixels = rng.normal(level, 5, (12, 10, 3)).clip(0, 255).astype("uint8")
+                image = Image.fromarray(pixels)
+                if suffix in ("gif", "bmp"):  # a palette, and a second frame
+                    image = image.quantize(64)
+                if suffix == "gif":
+                    other = Image.new("P", image.size)
+                    options = {"save_all": True, "append_images": [other]}
+                image.save(root / name / f"{i}.{suffix}", **options)
+    deep = np.full((12, 10), 200 * 257, "uint16")
+    Image.fromarray(deep).save(root / "light" / "deep.tif")
+    (root / "dark" / "notes.txt").write_text("none")
+    (root / "dark" / "raw.heic").write_text("none")
+    config = Config(
+        **{"dataset": "folder", "data_dir": str(root), "image_size": 8},
+        **{"backbone": "small_cnn", "epochs": 1, "batch_size": 10, "snapshots": 1},
+        workdir=str(tmp_path / "run"),
+    )
+    source = Experiment(config).source
+    assert len(source.train) + len(source.test) == 2 * 4 * len(KINDS) + 1
+    batches = Reader(source, 100).in_order(source.train).as_numpy_iterator()
+    means = [x.mean(axis=(1, 2, 3)) for x, _ in batches]
+    expected = np.where(source.train.labels == 0, 40, 210)
+    expected[source.train.ids == "light/deep.tif"] = 200
+    np.testing.assert_allclose(np.concatenate(means), expected, atol=6)
+    tasks.train(config)
+    said = capsys.readouterr().out
+    assert "of 2 classes: dark" in said and "held out, with given labels" in said
+    assert "Ignored, as no images: 1 .heic, 1 .txt." in said
+    assert "Accuracy on held-out given labels, some of which may be wrong:" in said
+    assert "test accuracy" not in said
+    summary = Workdir(tmp_path / "run").read_summary()
+    assert summary["accuracy_on"].startswith("held-out given labels")
+    tasks.evaluate(Config(task="evaluate", workdir=config.workdir))
+    assert "held-out given labels" in capsys.readouterr().out

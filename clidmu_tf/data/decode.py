@@ -10,6 +10,9 @@ mean of a block, which a JPEG decoder does on its way and saves time by. The res
 way is bilinear, which would leave most pixels of a large image unseen.
 """
 
+import io
+
+import numpy as np
 import tensorflow as tf
 
 CENTRE = (0.5, 0.5)
@@ -20,8 +23,9 @@ def decode(contents, image_shape, resize_size=0, place=CENTRE, mirrored=None):
     """Decodes an image file, straight to the window that is asked for.
 
     Args:
-        contents: Scalar string tensor, a JPEG, PNG, GIF or BMP file; grey, CMYK and
-            16-bit images become 8-bit ones of as many channels as are asked for.
+        contents: Scalar string tensor, the bytes of a file that `read_pixels` reads;
+            grey, CMYK and 16-bit images become 8-bit ones of as many channels as are
+            asked for.
         image_shape: `(height, width, channels)` of the result.
         resize_size: Shorter side of the image that the window is cut from; 0 takes
             the whole image.
@@ -49,7 +53,7 @@ def decode(contents, image_shape, resize_size=0, place=CENTRE, mirrored=None):
         )
 
     def from_others():
-        image = tf.io.decode_image(contents, channels, expand_animations=False)
+        image = read_pixels(contents, channels)
         return tf.cast(tf.round(_cut(image, image_shape, resize_size, place)), tf.uint8)
 
     image = tf.cond(tf.io.is_jpeg(contents), from_jpeg, from_others)
@@ -57,6 +61,40 @@ def decode(contents, image_shape, resize_size=0, place=CENTRE, mirrored=None):
         image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     image = tf.round(tf.image.resize(image, image_shape[:2]))
     return tf.ensure_shape(image, image_shape)
+
+
+def read_pixels(contents, channels):
+    """Decodes a whole image of any kind: JPEG, PNG, WebP, GIF, BMP or TIFF.
+
+    Args:
+        contents: Scalar string tensor; of several frames the first counts.
+        channels: 1 or 3.
+
+    Returns:
+        A uint8 tensor `(height, width, channels)`.
+    """
+    is_png = tf.equal(tf.strings.substr(contents, 0, 4), b"\x89PNG")
+    image = tf.cond(
+        is_png | tf.io.is_jpeg(contents),
+        lambda: tf.io.decode_image(contents, channels, expand_animations=False),
+        lambda: tf.numpy_function(
+            lambda data: _by_pillow(data, channels), [contents], tf.uint8
+        ),
+    )
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+def _by_pillow(data, channels):
+    # TensorFlow reads some of these, but no TIFF, and no BMP or GIF of every kind.
+    import PIL.Image
+
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith(("I", "F")):  # 16 bits, which Pillow would cut off
+            pixels = np.asarray(image, "float32")
+            scale = 257 if pixels.max() > 255 else 1
+            image = PIL.Image.fromarray((pixels / scale).astype("uint8"))
+        pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def fit(images, image_shape, resize_size=0):

@@ -1,5 +1,6 @@
 """Images in folders, one a class."""
 
+import collections
 import dataclasses
 import logging
 import os
@@ -8,12 +9,14 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from clidmu_tf.data.decode import read_pixels
 from clidmu_tf.data.sources import Source, Split, split_by_class
 from clidmu_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 TEST_FOLDERS = ("test", "val", "validation")
 DEFAULT_SIZE = 224
 CHANNELS = 3
@@ -24,9 +27,10 @@ def folder(
 ):
     """Reads a folder with one sub-folder a class, or `train/` and `test/` of such.
 
-    Images may be JPEG or PNG, grey or colour, of any size; they are brought to a
-    square and to three channels when they are read. `val/` or `validation/` serve for
-    `test/`. Folders of these names that hold images themselves are classes.
+    Images may be JPEG, PNG, WebP, GIF (first frame), BMP or TIFF, grey or colour, of
+    any size; they are brought to a square and to three channels when they are read.
+    `val/` or `validation/` serve for `test/`. Folders of these names that hold images
+    themselves are classes.
 
     Args:
         root: The folder.
@@ -51,7 +55,8 @@ def folder(
     train_root = root / "train" if _sub_folders(root / "train") else root
     test_roots = [root / t for t in TEST_FOLDERS if _sub_folders(root / t)]
     names = _class_names(train_root)
-    everything = _read(train_root, names, on_bad_image)
+    ignored = collections.Counter()
+    everything = _read(train_root, names, on_bad_image, ignored)
     if train_root != root and test_roots:
         strangers = sorted(set(_sub_folders(test_roots[0])) - set(names))
         if strangers:
@@ -60,13 +65,19 @@ def folder(
                 f"{', '.join(strangers)}; remove them or add them to train."
             )
         train = everything
-        test = _read(test_roots[0], names, on_bad_image, may_lack_classes=True)
+        test = _read(test_roots[0], names, on_bad_image, ignored, is_test=True)
+        is_given = False
     else:
         train, test = _hold_out(everything, holdout, seed)
+        is_given = True
     train, test = (
         dataclasses.replace(split, resize_size=resize_size) for split in (train, test)
     )
-    return Source("folder", train, test, names, (size, size, CHANNELS))
+    return Source(
+        *("folder", train, test, names, (size, size, CHANNELS)),
+        test_is_given=is_given,
+        ignored=dict(ignored),
+    )
 
 
 def _class_names(root):
@@ -96,10 +107,10 @@ def _sub_folders(root):
     return tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
 
 
-def _read(root, names, on_bad_image, may_lack_classes=False):
+def _read(root, names, on_bad_image, ignored, is_test=False):
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = _images(root / name)
+        found = _images(root / name, ignored)
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
@@ -109,10 +120,10 @@ def _read(root, names, on_bad_image, may_lack_classes=False):
             [p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image
         )
     counts = np.bincount(labels[good], minlength=len(names))
-    if not counts.all() and not (may_lack_classes and counts.any()):
+    if not counts.all() and not (is_test and counts.any()):
         raise UserError(
-            f"The class folder {root / names[np.argmin(counts)]} holds no JPEG or PNG "
-            "image: fill it or remove it."
+            f"The class folder {root / names[np.argmin(counts)]} holds no image "
+            f"({KINDS}): fill it or remove it."
         )
     kept = [paths[i] for i in np.flatnonzero(good)]
     return Split(
@@ -123,15 +134,20 @@ def _read(root, names, on_bad_image, may_lack_classes=False):
     )
 
 
-def _images(root):
-    """The image files of a class, hidden ones and links that lead out left alone."""
-    shown = sorted(
+def _images(root, ignored):
+    """The image files of a class, hidden ones and links that lead out left alone.
+
+    What has no suffix of an image is counted in `ignored`, by its own.
+    """
+    files = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
+        if path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
+    suffixes = [path.suffix.lower() for path in files]
+    ignored.update(s or "without a suffix" for s in suffixes if s not in SUFFIXES)
+    shown = [path for path in files if path.suffix.lower() in SUFFIXES]
     around = root.parent.resolve()
     inside = [path for path in shown if path.resolve().is_relative_to(around)]
     if len(inside) < len(shown):
@@ -163,10 +179,7 @@ def decodable(paths):
     named = [i for i, path in enumerate(paths) if _is_utf8(path)]
 
     def check(index, path):
-        image = tf.io.decode_image(
-            tf.io.read_file(path), channels=CHANNELS, expand_animations=False
-        )
-        return tf.size(image), index
+        return tf.size(read_pixels(tf.io.read_file(path), CHANNELS)), index
 
     texts = tf.constant([str(paths[i]) for i in named], tf.string)
     named = tf.constant(named, tf.int64)

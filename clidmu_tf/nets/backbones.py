@@ -86,7 +86,7 @@ def build(name, input_shape, num_classes, seed=0, vocabulary_size=0):
         3. Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, table 1.
         4. Kim, "Convolutional Neural Networks for Sentence Classification", EMNLP 2014.
     """
-    kind = "text" if vocabulary_size else "image" if len(input_shape) == 3 else "row"
+    kind = "text" if vocabulary_size else "row" if len(input_shape) == 1 else "image"
     if name == "auto":
         name = {"text": "embedding_bag", "image": "digits_cnn", "row": "mlp"}[kind]
     fitting = _ROW_NETWORKS.get(kind, {})

@@ -26,6 +26,19 @@ PANELS: list[Panel] = [
 PANEL = (4.4, 3.2)  # inches
 
 
+def panels_of(test_is_given: bool) -> list[Panel]:
+    """The panels of a run, by what its labels to test on are.
+
+    Args:
+        test_is_given: Whether they are given ones, of which some may be wrong.
+    """
+    names = {"test": "held-out given labels" if test_is_given else "test"}
+    return [
+        (title, {name: names.get(label, label) for name, label in shown.items()})
+        for title, shown in PANELS
+    ]
+
+
 def curves(
     rows: Sequence[Row],
     path: Destination,

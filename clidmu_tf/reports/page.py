@@ -86,6 +86,7 @@ def report(
         examples=None if x is None else lambda positions: examples_at(x, positions),
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
+        test_is_given=True,
     )
     path = pathlib.Path(path)
     write_text(path, page)
@@ -112,6 +113,7 @@ def render(
     examples: Callable[[np.ndarray], Iterable[Any]] | None = None,
     rows: Iterable[figures.Row] = (),
     weight_net: keras.layers.Layer | None = None,
+    test_is_given: bool = False,
 ) -> str:
     """Renders what an audit found as one self-contained HTML page.
 
@@ -129,6 +131,7 @@ def render(
         rows: The run's metrics, one dict an epoch with `epoch`; draws its curves.
         weight_net: The run's weight net, trained; of a `WNet` the learned curve is
             drawn over the losses of `issues`.
+        test_is_given: Whether the metrics are of held-out given labels.
 
     Returns:
         The page, a string.
@@ -166,7 +169,9 @@ def render(
         matrix=_matrix(issues, names),
         confusions=_confusions(issues, names),
         suspects=_suspects(issues, names, examples),
-        charts=_charts(issues, list(rows), weight_net),
+        charts=_charts(
+            issues, list(rows), weight_net, figures.panels_of(test_is_given)
+        ),
     )
 
 
@@ -231,7 +236,7 @@ def _suspects(issues, names, examples):
     return suspects
 
 
-def _charts(issues, rows, weight_net):
+def _charts(issues, rows, weight_net, panels):
     """The charts that the run has the numbers for, each with what it says."""
     charts = []
     if issues.weight.notna().all():
@@ -263,7 +268,7 @@ def _charts(issues, rows, weight_net):
                 losses,
             )
         )
-    for panel in figures.PANELS:
+    for panel in panels:
         title, names = panel
         shown = [name for name in names if rows and name in rows[0]]
         if title in PANELS and shown:

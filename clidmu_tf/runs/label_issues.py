@@ -51,6 +51,7 @@ def write(
         examples=reader.examples,
         rows=rows,
         weight_net=getattr(model, "weight_net", None),
+        test_is_given=reader.source.test_is_given,
     )
     write_text(workdir.report, page)
     return issues

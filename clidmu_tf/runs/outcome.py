@@ -13,6 +13,8 @@ from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.training import Rows
 from clidmu_tf.runs.workdir import Workdir
 
+TEST, GIVEN = "test labels", "held-out given labels, some of which may be wrong"
+
 
 def finish(
     experiment: Experiment,
@@ -33,7 +35,10 @@ def finish(
     model, ensemble = experiment.model, snapshots.ensemble()
     summary = summarize(experiment, ensemble, rows)
     if not is_trial:
-        write_atomically(workdir.curves, lambda file: figures.curves(rows, file))
+        panels = figures.panels_of(experiment.source.test_is_given)
+        write_atomically(
+            workdir.curves, lambda file: figures.curves(rows, file, panels=panels)
+        )
         issues = label_issues.write(
             *(model, experiment.data, snapshots, rows, workdir, experiment.title)
         )
@@ -57,6 +62,7 @@ def summarize(
         "epochs": len(rows),
         "train_examples": len(source.train),
         "wrong_labels": wrong_share(source.train),
+        "accuracy_on": measured_on(source.test_is_given),
         "last_accuracy": rows[-1]["val_accuracy"],
         "best_by_clid_accuracy": best["val_accuracy"],
         "best_by_clid_epoch": best["epoch"],
@@ -75,6 +81,11 @@ def summarize(
     return summary
 
 
+def measured_on(test_is_given: bool) -> str:
+    """What the labels are that a run is tested on."""
+    return GIVEN if test_is_given else TEST
+
+
 def print_summary(workdir: Workdir) -> None:
     """Prints the table of a finished run."""
     summary = workdir.read_summary()
@@ -83,7 +94,9 @@ def print_summary(workdir: Workdir) -> None:
         (f"lowest CLID (epoch {summary['best_by_clid_epoch']})", "best_by_clid"),
         ("snapshot ensemble", "snapshot_ensemble"),
     ]
-    columns = {"accuracy": "test accuracy", "top5_accuracy": "top-5"}
+    # Of a run of an older version nobody wrote down what it was tested on.
+    what = summary.get("accuracy_on", TEST)
+    columns = {"accuracy": "accuracy", "top5_accuracy": "top-5"}
     columns = {k: v for k, v in columns.items() if f"last_{k}" in summary}
     wrong = summary["wrong_labels"]
     wrong = "unknown" if wrong is None else f"{wrong:.1%}"
@@ -91,6 +104,7 @@ def print_summary(workdir: Workdir) -> None:
         f"\n{summary['dataset']}, {summary['method']}: {summary['train_examples']} "
         f"training examples, wrong labels {wrong}, {summary['epochs']} epochs\n"
     )
+    print(f"Accuracy on {what}:")
     print(f"{'model':<28}" + "".join(f"{title:>14}" for title in columns.values()))
     for name, row in rows:
         values = (summary[f"{row}_{column}"] for column in columns)

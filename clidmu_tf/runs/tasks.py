@@ -4,6 +4,7 @@ import functools
 
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import (
+    datasets,
     evaluation,
     export,
     label_issues,
@@ -41,6 +42,8 @@ def train(config: Config, is_trial: bool = False) -> None:
     if chief:
         workdir.claim(config)
         workdir.write_source(experiment.described, experiment.preprocessing)
+        if not is_trial:
+            print(datasets.account(experiment.source))
         if config.unused() and not is_trial:
             unused = " ".join(config.unused())
             print(f"--method={config.method} makes no use of {unused}.")
@@ -60,6 +63,7 @@ def evaluate(config: Config) -> None:
         )
     source = Experiment(trained).loaded
     reader = Reader(source, trained.batch_size)
+    what = outcome.measured_on(source.test_is_given)
     for name, path in [
         ("classifier", workdir.export),
         ("snapshot ensemble", workdir.export_ensemble),
@@ -68,7 +72,7 @@ def evaluate(config: Config) -> None:
         accuracy, top5, count = evaluation.evaluate_served(export.load(path), raw)
         has_top5 = evaluation.top5_metrics(len(source.class_names))
         more = f", top-5 {top5:.4f}" if has_top5 else ""
-        print(f"{name:<18} test accuracy {accuracy:.4f}{more}  ({count} examples)")
+        print(f"{name:<18} accuracy {accuracy:.4f}{more} on {count} {what}")
 
 
 def export_task(config: Config) -> None:

@@ -118,6 +118,7 @@ def test_summary_says_what_the_run_came_to(finished):
         "epochs": 2,
         "train_examples": 300,
         "wrong_labels": np.mean(labels.labels != labels.clean_labels),
+        "accuracy_on": "test labels",
         "last_accuracy": rows["val_accuracy"][-1],
         "best_by_clid_accuracy": rows["val_accuracy"][best],
         "best_by_clid_epoch": best + 1,
@@ -141,7 +142,7 @@ def test_evaluate_needs_the_finished_workdir_alone(finished, cli):
     found = cli("--task=evaluate", f"--workdir={workdir}")
     summary = json.loads((workdir / "summary.json").read_text())
     last, ensemble = found.out.splitlines()[-2:]
-    assert last.startswith("classifier") and "(500 examples)" in last
+    assert last.startswith("classifier") and "on 500 test labels" in last
     assert f"accuracy {summary['last_accuracy']:.4f}" in last
     assert f"accuracy {summary['snapshot_ensemble_accuracy']:.4f}" in ensemble
     assert contents(workdir) == before

@@ -681,3 +681,94 @@ def test_images_of_every_kind_are_read_and_others_counted(tmp_path, capsys):
     assert summary["accuracy_on"].startswith("held-out given labels")
     tasks.evaluate(Config(task="evaluate", workdir=config.workdir))
     assert "held-out given labels" in capsys.readouterr().out
+
+
+# --- models that others wrote
+
+
+def hub_classifier(kind):
+    """A small classifier of KerasHub with random weights, and inputs for it."""
+    models = pytest.importorskip("keras_hub").models
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    if kind == "text":
+        sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+        body = models.BertBackbone(
+            vocabulary_size=30, intermediate_dim=16, max_sequence_length=12, **sizes
+        )
+        tokens = rng.integers(1, 30, (24, 12))
+        x = {
+            "token_ids": tokens,
+            "padding_mask": np.ones_like(tokens),
+            "segment_ids": np.zeros_like(tokens),
+        }
+        return models.BertTextClassifier(body, num_classes=3, preprocessor=None), x
+    body = models.ResNetBackbone(
+        **{"input_conv_filters": [64], "input_conv_kernel_sizes": [3]},
+        **{"stackwise_num_filters": [64], "stackwise_num_blocks": [1]},
+        **{"stackwise_num_strides": [1], "block_type": "basic_block"},
+        image_shape=(8, 8, 3),
+    )
+    x = rng.uniform(size=(24, 8, 8, 3)).astype("float32")
+    return models.ResNetImageClassifier(body, num_classes=3, preprocessor=None), x
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_classifiers_of_keras_hub_train_save_export_and_are_audited(kind, tmp_path):
+    classifier, x = hub_classifier(kind)
+    y = np.arange(24) % 3
+    model = clidmu.CLIDMU(classifier)
+    model.compile(keras.optimizers.Adam(1e-3), metrics=["accuracy"])
+    snapshots = clidmu.SnapshotEnsemble(x, k=2, batch_size=12)
+    before = classifier.get_weights()
+    model.fit(x, y, epochs=2, batch_size=12, callbacks=[snapshots], verbose=0)
+    after = classifier.get_weights()
+    moved = [np.any(a != b) for a, b in zip(before, after, strict=True)]
+    assert np.mean(moved) > 0.5
+    scores = model.predict(x, verbose=0)
+    issues = clidmu.audit(model, x, y)
+    is_issue = scores.argmax(axis=1) != y
+    assert issues.is_label_issue.tolist() == is_issue.tolist()
+    assert snapshots.ensemble().predict(x, verbose=0).shape == (24, 3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    same([loaded.predict(x, verbose=0)], [scores])
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    same([served.serve(x)], [scores])
+
+
+@keras.saving.register_keras_serializable("user_tasks")
+class Body(keras.Model):
+    """A model as people subclass it."""
+
+    def __init__(self, units=None, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.hidden = layers.Dense(8, "relu")
+        self.last = units and layers.Dense(units)
+
+    def call(self, inputs):
+        features = self.hidden(inputs)
+        return self.last(features) if self.units else features
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_subclassed_model_is_refused_with_a_recipe_that_works(weather, tmp_path):
+    x, given, _ = weather
+    inputs = keras.Input((4,))
+    whole = Body(3)
+    for classifier in (whole, keras.Model(inputs, whole(inputs))):
+        with pytest.raises(ValueError, match="have `call` return the features") as said:
+            clidmu.CLIDMU(classifier)
+    names = {"keras": keras, "shape": (4,), "num_classes": 3, "body": Body()}
+    recipe = str(said.value).splitlines()[-2:]
+    exec("\n".join(line.strip() for line in recipe), names)
+    model = fitted(x, given, names["classifier"])
+    assert model.network.num_features == 8
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    same([loaded.predict(x, verbose=0)], [model.predict(x, verbose=0)])
+    assert len(clidmu.audit(loaded, x, given)) == len(x)

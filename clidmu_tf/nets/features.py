@@ -9,6 +9,14 @@ from keras import ops
 OUTPUT_ACTIVATIONS = {False: ("linear", "softmax"), True: ("linear", "sigmoid")}
 
 
+RECIPE = (
+    "Of a subclassed model, have `call` return the features, and put the last layer "
+    "behind it:\n"
+    "  inputs = keras.Input(shape)\n"
+    "  classifier = keras.Model(inputs, keras.layers.Dense(num_classes)(body(inputs)))"
+)
+
+
 @keras.saving.register_keras_serializable("clidmu_tf")
 class Logits(keras.layers.Layer):
     """What a Dense layer computes before its activation, with its weights.
@@ -61,8 +69,7 @@ def features_and_logits(classifier, feature_layer=None):
         raise ValueError(
             "classifier must be a Sequential or Functional model, so that its last "
             f"Dense layer can be found; received {type(classifier).__name__} "
-            f"{classifier.name!r}. Build it with keras.Model(inputs, outputs) and give "
-            "feature_layer= if the features are not the last Dense layer's input."
+            f"{classifier.name!r}. {RECIPE}"
         )
     if len(classifier.outputs) != 1:
         raise ValueError(
@@ -181,14 +188,14 @@ def _trace(model):
     if _is_output_activation(layer):
         activation = _activation(layer)
         layer, inputs = _producer(inputs[0])
-    if isinstance(layer, keras.Model):
+    if isinstance(layer, keras.Model) and not _is_subclassed(layer):
         inner = keras.Model(_inputs(layer), _trace(layer))
         return inner(inputs if len(inputs) > 1 else inputs[0])
     if not isinstance(layer, keras.layers.Dense):
         raise ValueError(
             "classifier must end in a Dense layer, with or without a softmax; "
             f"{model.name!r} ends in {type(layer).__name__} {layer.name!r}. Put a "
-            "Dense(num_classes) layer last."
+            f"Dense(num_classes) layer last. {RECIPE if _is_subclassed(layer) else ''}"
         )
     for name in (_activation(layer), activation or "linear"):
         known = OUTPUT_ACTIVATIONS[layer.units == 1]
@@ -212,6 +219,10 @@ def _producer(tensor):
     """The layer that made a tensor, and the tensors that it was made from."""
     operation, node_index, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node_index].input_tensors
+
+
+def _is_subclassed(layer):
+    return isinstance(layer, keras.Model) and not getattr(layer, "outputs", None)
 
 
 def _why_not(units, activation):

@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import keras
+import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 import clidmu_tf as clidmu
@@ -25,6 +27,7 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import Reader
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
+from clidmu_tf.tuning import tune
 
 pytestmark = pytest.mark.slow
 
@@ -772,3 +775,63 @@ def test_a_subclassed_model_is_refused_with_a_recipe_that_works(weather, tmp_pat
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     same([loaded.predict(x, verbose=0)], [model.predict(x, verbose=0)])
     assert len(clidmu.audit(loaded, x, given)) == len(x)
+
+
+# --- searches, histograms and tables beside
+
+
+def two_inputs():
+    inputs = {"a": keras.Input((1,)), "b": keras.Input((3,))}
+    keras.utils.set_random_seed(1)
+    hidden = layers.Dense(8, "relu")(layers.Concatenate()([*inputs.values()]))
+    return keras.Model(inputs, layers.Dense(3)(hidden))
+
+
+class Hyper(keras_tuner.HyperModel):
+    def build(self, hp):
+        model = clidmu.CLIDMU(two_inputs(), meta_objective="clid")
+        model.compile(sgd(hp["rate"]))
+        return model
+
+
+@pytest.mark.parametrize("labels", ["indices", "names"])
+def test_a_search_takes_dicts_and_a_hypermodel(labels, weather, tmp_path):
+    x, given, names = weather
+    data = {"a": x[:, :1], "b": x[:, 1:]}, names if labels == "names" else given
+    arguments = {"trials": 2, "epochs": 2, "batch_size": 20, "directory": tmp_path}
+    tuner = clidmu.tune(Hyper(), data, {"rate": (0.01, 0.1)}, **arguments)
+    table = tuner.table()
+    assert len(table) == 2 and table.noisy_accuracy.between(0.2, 1).all()
+    best = tuner.get_best_models()[0]
+    (held_x, held_y) = tune.split(data, 0.2, 0)[1]
+    predicted = best.predict(held_x, verbose=0).argmax(axis=1)
+    found = np.mean(predicted == best.indices(held_y))
+    assert table.noisy_accuracy.iloc[0] == pytest.approx(found)
+
+
+@pytest.mark.parametrize("form", ["dict", "lists", "names"])
+def test_weight_histogram_takes_what_fit_takes(form, weather, tmp_path):
+    x, given, names = weather
+    halves = {"a": x[:, :1], "b": x[:, 1:]}
+    classifier = two_inputs() if form == "dict" else dense()
+    data = {
+        "dict": (halves, given),
+        "lists": (x.tolist(), given.tolist()),
+        "names": (x, names),
+    }[form]
+    histogram = clidmu.WeightHistogram(*data, tmp_path)
+    model = clidmu.CLIDMU(classifier)
+    model.compile(sgd())
+    model.fit(*data, epochs=2, verbose=0, callbacks=[histogram])
+    assert len([*tmp_path.glob("events*")]) == 1
+
+
+def test_the_join_with_cleanlabs_table_runs_as_written(weather):
+    theirs_of = pytest.importorskip("cleanlab.classification").CleanLearning
+    x, given, _ = weather
+    theirs = theirs_of(LogisticRegression()).find_label_issues(x, given)
+    issues = clidmu.audit(fitted(x, given), x, given)
+    for text in ((ROOT / "README.md").read_text(), clidmu.audit.__doc__):
+        shown = re.search(r"issues\.join\(theirs, [^)]*\)", text).group()
+        joined = eval(shown, {"issues": issues, "theirs": theirs})
+        assert joined.given_label.tolist() == joined.given_label_cleanlab.tolist()

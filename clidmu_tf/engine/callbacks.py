@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.losses import clid
+from clidmu_tf.engine.given import checked_batches, names_known
 from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
@@ -249,7 +250,7 @@ class WeightHistogram(keras.callbacks.Callback):
     """Shows TensorBoard how far a `CLIDMU` trusts fixed labels, epoch by epoch.
 
     Args:
-        x: Inputs of the labels to watch, `(n, …)`.
+        x: Inputs of the labels to watch, as for `fit`.
         y: Their labels, as for `fit`.
         log_dir: TensorBoard's folder.
 
@@ -275,9 +276,13 @@ class WeightHistogram(keras.callbacks.Callback):
         self._weigh = tf.function(self.model.weigh)
 
     def on_epoch_end(self, epoch, logs=None):
-        sections = range(BATCH, len(self.x), BATCH)
-        batches = zip(
-            np.split(self.x, sections), np.split(self.y, sections), strict=True
+        classes = self.model.num_classes
+        batches = checked_batches(
+            self.x,
+            self.y,
+            batch_size=BATCH,
+            num_classes=classes,
+            class_names=names_known(self.model.class_names, self.y, classes),
         )
         weights = np.concatenate([self._weigh(x, y) for x, y in batches])
         with self._writer.as_default():

@@ -61,7 +61,8 @@ def audit(
 
     Returns:
         A `pandas.DataFrame` in the order of the examples, its index (`index`) their
-        positions, to be joined with what cleanlab returns, whose names it shares:
+        positions, to be joined with what cleanlab returns, whose names it shares
+        (`issues.join(theirs, rsuffix="_cleanlab")`):
 
         - `id`, `path`: as given.
         - `given_label`: class index.

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
-from clidmu_tf.core.labels import to_targets
+from clidmu_tf.core.labels import as_labels, to_targets
 from clidmu_tf.engine.callbacks import MetricsLog
-from clidmu_tf.engine.model import NoisyLabelModel
+from clidmu_tf.engine.given import as_arrays, check_lengths
+from clidmu_tf.engine.model import NoisyLabelModel, input_shape
+from clidmu_tf.engine.network import count
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import write_json
 from clidmu_tf.nets.features import probabilities_of
@@ -28,15 +30,16 @@ OF_THE_SEARCH = ("x", "y", "callbacks", "initial_epoch", "verbose")
 
 
 def tune(
-    build_model: Callable[[keras_tuner.HyperParameters], NoisyLabelModel],
-    data: tuple[ArrayLike, ArrayLike],
+    build_model: Callable[[keras_tuner.HyperParameters], NoisyLabelModel]
+    | keras_tuner.HyperModel,
+    data: tuple[Any, ArrayLike],
     space: Mapping[str, Range],
     *,
     tuner: str = "random",
     trials: int = 30,
     objective: str = "noisy_accuracy",
     holdout: float = 0.2,
-    clean_data: tuple[ArrayLike, ArrayLike] | None = None,
+    clean_data: tuple[Any, ArrayLike] | None = None,
     epochs: int = 30,
     batch_size: int = 100,
     seed: int = 0,
@@ -58,10 +61,11 @@ def tune(
 
     Args:
         build_model: `hp → model`, a new model such as `CLIDMU`, compiled with new
-            optimizers. `hp`, the `keras_tuner.HyperParameters`, holds what was drawn
-            from `space`, as `hp["temperature"]`; it may be asked for more settings, as
-            by `hp.Choice("units", [32, 64])`.
-        data: `(x, noisy_y)`, arrays of one length; labels as for the model's `fit`.
+            optimizers; or a `keras_tuner.HyperModel` that builds one. `hp`, the
+            `keras_tuner.HyperParameters`, holds what was drawn from `space`, as
+            `hp["temperature"]`; it may be asked for more settings, as by
+            `hp.Choice("units", [32, 64])`.
+        data: `(x, noisy_y)` of one length, each as for the model's `fit`.
         space: What to search, a dict of ranges by name. A list holds the values to
             choose from; a tuple of two numbers is the lowest and the highest, of whole
             numbers evenly, else on a log scale. `batch_size` is used by the search
@@ -121,6 +125,8 @@ def tune(
     for name in OF_THE_SEARCH:
         if name in fit_arguments:
             raise UserError(f"tune passes a {name} of its own to fit: leave it out.")
+    if isinstance(build_model, keras_tuner.HyperModel):
+        build_model = build_model.build
     drawn = space_of_ranges(space)
     train, held_out = split(data, holdout, seed)
     model_trials = ModelTrials(
@@ -257,9 +263,10 @@ class ModelTrials:
     def scores(self, model):
         """What a trained model comes to under each objective."""
         x, y = self.held_out
-        size = min(BATCH, len(x))
-        whole = len(x) // size * size  # CLID depends on the size of a batch
-        logs = model.evaluate(x[:whole], batch_size=size, verbose=0, return_dict=True)
+        size = min(BATCH, count(y))
+        whole = count(y) // size * size  # CLID depends on the size of a batch
+        part = keras.tree.map_structure(lambda array: array[:whole], x)
+        logs = model.evaluate(part, batch_size=size, verbose=0, return_dict=True)
         scores = {
             "noisy_accuracy": accuracy(model, x, y),
             "val_clid_ref": float(logs["clid"]),
@@ -271,7 +278,7 @@ class ModelTrials:
     def load(self, number, hp):
         """Returns the model of a trial as it was after its last epoch."""
         model = self.build(hp)
-        model.build(self.train[0].shape)
+        model.build(input_shape(self.train[0]))
         model.load_weights(self.folder(number) / "model.weights.h5")
         return model
 
@@ -287,23 +294,30 @@ def _described(model):
 def split(data, share, seed):
     """Returns `(x, y)` to train on and `(x, y)` to judge by."""
     try:
-        x, y = (np.asarray(part) for part in data)
+        x, y = data
+        x, y = as_arrays(x), as_labels(y)
+        check_lengths(x, y)
         if not 0 < share < 1:
             raise ValueError(f"holdout must be between 0 and 1; received {share}.")
-        x, xh, y, yh = train_test_split(x, y, test_size=share, random_state=seed)
+        parts = train_test_split(
+            np.arange(count(y)), test_size=share, random_state=seed
+        )
     except (TypeError, ValueError) as error:
         raise UserError(
             "data must be (x, noisy_y), arrays of one length, and holdout leave some "
             f"on either side: {error}"
         ) from error
-    return (x, y), (xh, yh)
+    return tuple(
+        keras.tree.map_structure(lambda array, part=part: array[part], (x, y))
+        for part in parts
+    )
 
 
 def accuracy(model, x, y):
     """Accuracy of a model, whatever metrics it was compiled with."""
-    scores = model.predict(np.asarray(x), verbose=0)
+    scores = model.predict(as_arrays(x), verbose=0)
     predicted = np.argmax(probabilities_of(model.classifier, scores), axis=-1)
-    given = np.argmax(to_targets(np.asarray(y), model.num_classes), axis=-1)
+    given = np.argmax(to_targets(model.indices(y), model.num_classes), axis=-1)
     return float(np.mean(predicted == given))
 
 

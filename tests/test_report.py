@@ -177,6 +177,8 @@ WATCH = """
       described: images.filter((image) => image.alt).length,
       scripts: inside.scripts.length,
       heading: inside.querySelector("h1").textContent,
+      scrolls: (({scrollWidth, clientWidth}) => scrollWidth > clientWidth)(
+        inside.querySelector(".matrix").parentElement),
       overflow: inside.documentElement.scrollWidth
         - inside.documentElement.clientWidth,
     });
@@ -214,6 +216,7 @@ def test_browser_shows_all_of_it_without_a_script(page, width, tmp_path):
             "described": report.SUSPECTS + 4,
             "scripts": 0,
             "heading": SCRIPT,
+            "scrolls": width == 390,
             "overflow": 0,
         }
 

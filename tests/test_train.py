@@ -152,7 +152,7 @@ def test_second_run_in_a_finished_workdir_changes_nothing(finished, cli):
     workdir, _ = finished
     before = contents(workdir)
     found = cli(*SMALL, f"--workdir={workdir}")
-    assert found.code == 0 and "This run is finished; remove" in found.out
+    assert found.code == 0 and "This run is finished: raise --epochs" in found.out
     assert "snapshot ensemble" in found.out  # the table once more
     assert contents(workdir) == before
 

@@ -22,6 +22,7 @@ from sklearn.model_selection import train_test_split
 import clidmu_tf as clidmu
 from clidmu_tf.data import load
 from clidmu_tf.methods import METHODS
+from clidmu_tf.reports import figures
 from clidmu_tf.runs import export, tasks
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import Reader
@@ -835,3 +836,85 @@ def test_the_join_with_cleanlabs_table_runs_as_written(weather):
         shown = re.search(r"issues\.join\(theirs, [^)]*\)", text).group()
         joined = eval(shown, {"issues": issues, "theirs": theirs})
         assert joined.given_label.tolist() == joined.given_label_cleanlab.tolist()
+
+
+# --- what the terminal shows, and runs that go on
+
+
+def digits_run(workdir, **changes):
+    return Config(
+        **{"train_examples": 300, "meta_examples": 100, "snapshots": 2, "epochs": 2},
+        **{"noise": "symmetric", "noise_rate": 0.6, "workdir": str(workdir)},
+        **changes,
+    )
+
+
+def test_lines_of_an_epoch_fit_a_terminal(tmp_path, capsys):
+    tasks.train(digits_run(tmp_path / "run", noisy_holdout=0.2, learning_rate=0.001))
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if line.startswith("Epoch")]
+    assert len(epochs) == 2 and "test 0." in epochs[0] and "noisy 0." in epochs[0]
+    assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine_restarts"])
+def test_a_finished_run_goes_on_as_one_that_was_longer(lr_schedule, tmp_path, capsys):
+    changes = {"lr_schedule": lr_schedule, "lr_period": 1}
+    whole = digits_run(tmp_path / "whole", **changes).replace(epochs=4)
+    tasks.train(whole)
+    first = digits_run(tmp_path / "parts", **changes)
+    tasks.train(first)
+    tasks.train(first.replace(epochs=4))
+    assert "Going on at step" in capsys.readouterr().out
+    one, two = (
+        Workdir(tmp_path / name).metrics.read_text() for name in ("whole", "parts")
+    )
+    assert one == two
+    assert Workdir(tmp_path / "parts").read_config().epochs == 4
+    tasks.train(first.replace(epochs=4))
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_a_run_whose_schedule_ended_says_why_it_cannot_go_on(tmp_path):
+    first = digits_run(tmp_path / "run", lr_schedule="cosine")
+    tasks.train(first)
+    before = Workdir(first.workdir).config.read_text()
+    with pytest.raises(ValueError, match="all of which --lr_schedule=cosine lowers"):
+        tasks.train(first.replace(epochs=4))
+    with pytest.raises(ValueError, match="differs in --epochs=1"):
+        tasks.train(first.replace(epochs=1))
+    assert Workdir(first.workdir).config.read_text() == before
+
+
+def test_a_warmup_that_leaves_nothing_is_refused(tmp_path):
+    config = digits_run(tmp_path / "run", warmup_epochs=2)
+    with pytest.raises(
+        ValueError, match="--warmup_epochs=2 takes up all of --epochs=2"
+    ):
+        tasks.train(config)
+
+
+def test_ticks_of_a_search_are_few_numbers_that_do_not_overlap(monkeypatch):
+    drawn, rng = [], np.random.default_rng(0)
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: drawn.append(figure))
+    table = pd.DataFrame(
+        {
+            "batch_size": rng.choice([25, 50, 100, 200], 30),
+            "temperature": np.exp(rng.uniform(np.log(0.1), np.log(2.5), 30)),
+            "rate": rng.uniform(0.02, 0.09, 30),
+            "warmup_epochs": rng.integers(0, 13, 30),
+            "noisy_accuracy": rng.uniform(size=30),
+        }
+    )
+    figures.trials(table, list(table.columns[:-1]), "noisy_accuracy", None)
+    drawn[0].draw_without_rendering()
+    for axis in drawn[0].axes:
+        shown = [t for t in axis.get_xticklabels() if t.get_text()]
+        assert all("^" not in t.get_text() for t in shown)
+        boxes = sorted((t.get_window_extent() for t in shown), key=lambda box: box.x0)
+        inside = [b for b in boxes if axis.bbox.x0 <= (b.x0 + b.x1) / 2 <= axis.bbox.x1]
+        assert 2 <= len(inside) <= 6
+        for one, two in zip(inside, inside[1:], strict=False):
+            assert one.x1 < two.x0
+    numbers = [t.get_text() for t in drawn[0].axes[0].get_xticklabels()]
+    assert numbers == ["25", "50", "100", "200"]

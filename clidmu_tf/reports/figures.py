@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from clidmu_tf.nets.weight_nets import WNet
 
@@ -24,6 +25,7 @@ PANELS: list[Panel] = [
 ]
 
 PANEL = (4.4, 3.2)  # inches
+MOST_TICKS = 5
 
 
 def panels_of(test_is_given: bool) -> list[Panel]:
@@ -121,8 +123,7 @@ def trials(
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         values = done[name]
-        if values.dtype.kind in "if" and name != "warmup_epochs":
-            axis.set_xscale("log" if (values > 0).all() else "symlog")
+        _scale(axis, values)
         axis.scatter(values, done[objective], alpha=0.7, label="trials")
         axis.scatter(
             *(values.iloc[:1], done[objective].iloc[:1]),
@@ -136,6 +137,28 @@ def trials(
     axes[0].set_ylabel(objective + (" (oracle)" if is_oracle else ""))
     axes[-1].legend()
     _save(figure, path)
+
+
+def _scale(axis, values: pd.Series) -> None:
+    """Numbers that a reader finds at once: each of a few, or round ones between."""
+    if values.dtype.kind not in "if":
+        return
+    different = np.unique(values)
+    if values.dtype.kind == "i" and len(different) > MOST_TICKS:
+        axis.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True))
+        return
+    if len(different) > 1:
+        axis.set_xscale("log" if different[0] > 0 else "symlog")
+    if len(different) <= MOST_TICKS:
+        axis.set_xticks(different, [f"{value:g}" for value in different])
+    elif 0 < different[-1] < 10 * different[0]:
+        between = np.geomspace(different[0], different[-1], 4)
+        ticks = np.unique([float(f"{tick:.1g}") for tick in between])
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    else:
+        axis.xaxis.set_major_locator(LogLocator(numticks=MOST_TICKS))
+        axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def weight_curve(

@@ -257,6 +257,11 @@ class Config(OfMethods):
         used = {field.name for field in dataclasses.fields(self)} - others
         return self.given(but=used)
 
+    @property
+    def may_go_on(self):
+        """Whether a run of fewer epochs is the beginning of this one."""
+        return self.lr_schedule == "constant" or self.lr_period > 0
+
     def searchable(self):
         """Returns what may be searched, and how: `tuning.space` says."""
         found = {"batch_size": BATCH_SIZE, "learning_rate": 10}

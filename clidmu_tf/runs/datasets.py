@@ -1,6 +1,7 @@
 """The data of a run: a source with its noise and holdout, and its batches."""
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from clidmu_tf.runs import strategies
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
 MOST_CLASSES = 10
+COLUMNS = 100  # of a terminal
 OF_IMAGES = ("augment", "image_size", "resize_size")
 
 
@@ -138,20 +140,20 @@ def with_clean_labels(split: Split, method: str) -> Split:
 def account(source: Source) -> str:
     """What was read, for a person to see whether it is what was meant."""
     counts = np.bincount(source.train.labels, minlength=len(source.class_names))
-    some = [f"{n} {c:,}" for n, c in zip(source.class_names, counts, strict=True)]
+    some = [f"{n}: {c:,}" for n, c in zip(source.class_names, counts, strict=True)]
     classes = ", ".join(some[:MOST_CLASSES])
     if len(some) > MOST_CLASSES:
-        classes += f", … ({counts.min():,} to {counts.max():,} a class)"
+        classes += f", …; from {counts.min():,} to {counts.max():,}"
     held_out = "held out, with given labels" if source.test_is_given else "to test on"
     lines = [
         f"Read {len(source.train):,} examples to train on and {len(source.test):,} "
-        f"{held_out}, of {len(some)} classes: {classes}."
+        f"{held_out}, of {len(some)} classes ({classes})."
     ]
     if source.ignored:
         kinds = sorted(source.ignored.items())
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         lines.append(f"Ignored, as no images: {ignored}.")
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, COLUMNS) for line in lines)
 
 
 def wrong_share(split: Split) -> float | None:

@@ -14,7 +14,7 @@ from clidmu_tf.data import Source, Split
 from clidmu_tf.engine.callbacks import SnapshotEnsemble
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS
+from clidmu_tf.methods import METHODS, flags_of
 from clidmu_tf.runs import datasets, export, models, strategies
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import SplitExamples, TrainingData
@@ -143,6 +143,16 @@ class Experiment:
     def preprocessing(self) -> "Preprocessing | None":
         """What makes inputs of the rows of a table; `None` of images."""
         return self.source.preprocessing
+
+    def check_warmup(self) -> None:
+        """Raises a UserError where a warm-up would leave nothing of the run."""
+        config = self._config
+        for flag, (_, declared) in flags_of(config.method).items():
+            if declared.setting.in_epochs and getattr(config, flag) >= config.epochs:
+                raise UserError(
+                    f"--{flag}={getattr(config, flag)} takes up all of "
+                    f"--epochs={config.epochs}: lower it, or train for longer."
+                )
 
     @property
     def title(self) -> str:

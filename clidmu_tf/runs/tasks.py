@@ -32,12 +32,17 @@ def train(config: Config, is_trial: bool = False) -> None:
     workdir = Workdir(config.workdir)
     if chief:
         workdir.check(config)
-    if workdir.finished():
+    if workdir.finished(config.epochs):
         if not is_trial:
-            print(f"This run is finished; remove {workdir.path} to run it again.")
+            print(
+                "This run is finished: raise --epochs to go on with it, or remove "
+                f"{workdir.path} to run it again."
+            )
             outcome.print_summary(workdir)
         return
     experiment = Experiment(config, strategy)
+    if not is_trial:  # which a search may cut short
+        experiment.check_warmup()
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
     if chief:
         workdir.claim(config)

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 
 Rows = list[dict[str, float]]
+COLUMNS = 100  # of a terminal
+PROGRESS = 0.2  # seconds
 
 
 def fit(
@@ -51,8 +54,7 @@ def fit(
         snapshots.restore(before_epoch=done // steps)
         print(f"Going on at step {done} of {steps * epochs}.")
     writers = writers_of(experiment, workdir, snapshots, log) if chief else []
-    # A progress bar on a terminal, a line an epoch in a log.
-    verbose = 0 if is_trial else 1 if sys.stdout.isatty() else 2
+    lines = [EpochLines(experiment)] if chief and not is_trial else []
     with terminate_by(saver):
         for first, last, size in segments(done, steps, epochs):
             model.fit(
@@ -60,8 +62,8 @@ def fit(
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=size,
-                verbose=verbose,
-                callbacks=[*writers, saver],
+                verbose=0,
+                callbacks=[*writers, *lines, saver],
             )
             done = last * steps
     return snapshots, log.rows
@@ -81,6 +83,48 @@ def writers_of(
         writers += [WeightHistogram(snapshots.data, labels, workdir.tensorboard)]
     write_hparams(experiment.settings, workdir)
     return writers
+
+
+class EpochLines(keras.callbacks.Callback):
+    """A line an epoch, and on a terminal how far the epoch is.
+
+    Args:
+        experiment: What is trained.
+    """
+
+    def __init__(self, experiment: Experiment):
+        super().__init__()
+        self.epochs = experiment.epochs
+        self.steps = experiment.described.steps
+        test = "held-out" if experiment.source.test_is_given else "test"
+        # What is shown, the first first, as far as there is room.
+        self.shown = {
+            "loss": "loss {:.4f}",
+            "accuracy": "accuracy train {:.3f}",
+            "val_accuracy": test + " {:.3f}",
+            "noisy_accuracy": "noisy {:.3f}",
+            "snapshot_clid": "CLID {:.3f}",
+            "mean_weight": "weight {:.2f}",
+        }
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.name = f"Epoch {epoch + 1}/{self.epochs}"
+        self.began = self.told = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        if sys.stdout.isatty() and now - self.told > PROGRESS:
+            self.told = now
+            print(f"\r{self.name}  {batch + 1}/{self.steps}", end="", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        line = f"{self.name}  {time.monotonic() - self.began:.0f}s "
+        for name, text in self.shown.items():
+            if name in logs:
+                more = " " + text.format(float(logs[name]))
+                line += more if len(line + more) <= COLUMNS else ""
+        start = "\r\x1b[K" if sys.stdout.isatty() else ""
+        print(start + line, flush=True)
 
 
 def tensorboard(workdir: Workdir) -> keras.callbacks.Callback:

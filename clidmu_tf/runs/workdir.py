@@ -99,7 +99,8 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            if not self.config.exists():
+            longer = self.config.exists() and config_module.read(self.config).epochs
+            if not self.config.exists() or longer < config.epochs:
                 heading = "Run again: python train.py --flagfile=THIS --workdir=NEW"
                 write_config(self.config, config, heading)
             inside = self.trials if config.task == "tune" else self.checkpoints
@@ -113,7 +114,15 @@ class Workdir:
                 f"--workdir={self.path} holds {kinds[0]}, not {kinds[1]}, which "
                 f"--task={config.task} is: choose another --workdir."
             )
-        differences = other.differences(config, but=FREE)
+        is_longer = config.epochs > other.epochs and config.task == "train"
+        free = (*FREE, "epochs") if is_longer else FREE
+        differences = other.differences(config, but=free)
+        if is_longer and not differences and not config.may_go_on:
+            raise UserError(
+                f"--workdir={self.path} holds a run of --epochs={other.epochs}, over "
+                f"all of which --lr_schedule={config.lr_schedule} lowers the learning "
+                f"rate: it can't go on to {config.epochs}; choose another --workdir."
+            )
         if differences:
             raise UserError(
                 f"--workdir={self.path} holds another run, which differs in "
@@ -142,9 +151,13 @@ class Workdir:
                 "that you may write to."
             ) from error
 
-    def finished(self):
-        """Whether the run came to its end."""
-        return self.summary.exists()
+    def finished(self, epochs=0):
+        """Whether the run came to its end.
+
+        Args:
+            epochs: How many it is asked for; more than it was, and it has not.
+        """
+        return self.summary.exists() and self.read_summary()["epochs"] >= epochs
 
     def read_config(self):
         """Returns the Config of the run that lies here.

@@ -32,7 +32,12 @@ $(READY): pyproject.toml requirements.txt requirements-dev.txt constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python train.py --flagfile=configs/digits.cfg $(ARGS)
+	@echo "Plain cross-entropy first, to compare with"
+	@$(BIN)/python train.py --flagfile=configs/digits.cfg --method=cross_entropy \
+	  --workdir=runs/digits_cross_entropy $(ARGS) >/dev/null
+	@echo "CLID-MU"
+	@$(BIN)/python train.py --flagfile=configs/digits.cfg \
+	  --beside=runs/digits_cross_entropy $(ARGS)
 
 test: lint
 	@echo "Tests (pytest, $(WORKERS) processes)"

@@ -115,6 +115,37 @@ def test_two_workers_with_xla_make_the_update_of_one_device(tmp_path):
     assert written == [2, 0]
 
 
+def test_two_workers_of_one_command_end_quietly_and_one_prints(tmp_path):
+    command = [
+        *(sys.executable, HERE.parent / "train.py", "--train_examples=300"),
+        *("--meta_examples=100", "--epochs=1", f"--workdir={tmp_path / 'run'}"),
+    ]
+    quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    whole = subprocess.run(command, env=environment(**quiet), capture_output=True)
+    assert whole.returncode == 0, whole.stderr
+    # A run that is finished is when one is soonest done, and gone.
+    workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    processes = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": workers}, "task": task})
+        processes.append(
+            subprocess.Popen(
+                [*command, "--strategy=multi_worker"],
+                env=environment(TF_CONFIG=config, **quiet),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    (first, first_error), (second, second_error) = (
+        process.communicate(timeout=240) for process in processes
+    )
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "This run is finished" in first and "snapshot ensemble" in first
+    assert second == first_error == second_error == ""
+
+
 def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):
     """The documented difference of batch_scope="replica", and nothing else."""
     keywords = {"method": "wnet", "batch_scope": "replica", "warmup": 0, "steps": 1}

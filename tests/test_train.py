@@ -119,6 +119,8 @@ def test_summary_says_what_the_run_came_to(finished):
         "train_examples": 300,
         "wrong_labels": np.mean(labels.labels != labels.clean_labels),
         "accuracy_on": "test labels",
+        "noise": "symmetric",
+        "noise_rate": 0.4,
         "last_accuracy": rows["val_accuracy"][-1],
         "best_by_clid_accuracy": rows["val_accuracy"][best],
         "best_by_clid_epoch": best + 1,

@@ -918,3 +918,20 @@ def test_ticks_of_a_search_are_few_numbers_that_do_not_overlap(monkeypatch):
             assert one.x1 < two.x0
     numbers = [t.get_text() for t in drawn[0].axes[0].get_xticklabels()]
     assert numbers == ["25", "50", "100", "200"]
+
+
+def test_a_run_is_shown_beside_another_and_says_what_noise_comes_to(tmp_path, capsys):
+    other = digits_run(tmp_path / "other", method="cross_entropy")
+    tasks.train(other)
+    tasks.train(digits_run(tmp_path / "run", beside=other.workdir))
+    said = capsys.readouterr().out.split("Accuracy on test labels:")[-1]
+    rows = dict(re.findall(r"^(\S.*?)  +([\d.]+)$", said, re.M))
+    last = {path: Workdir(tmp_path / path).read_summary() for path in ("other", "run")}
+    expected = {
+        "cross_entropy, last epoch": last["other"]["last_accuracy"],
+        "last epoch": last["run"]["last_accuracy"],
+    }
+    for name, accuracy in expected.items():
+        assert rows[name] == f"{accuracy:.4f}"
+    tasks.train(digits_run(tmp_path / "run"))
+    assert "(60% were redrawn, some of which came out right)" in capsys.readouterr().out

@@ -155,6 +155,10 @@ class RunSettings:
     checkpoint_every: int = setting(
         0, "Save every so many steps, besides after each epoch.", least=0
     )
+    beside: str = setting(
+        "",
+        "Workdir of a finished run, whose last epoch is shown beside this one's.",
+    )
     snapshots: int = setting(5, "Epochs of the snapshot ensemble.", least=1)
 
     tuner: str = setting("random", "How --task=tune searches.", TUNERS)

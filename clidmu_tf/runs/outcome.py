@@ -22,6 +22,7 @@ def finish(
     snapshots: SnapshotEnsemble,
     rows: Rows,
     is_trial: bool = False,
+    beside: str = "",
 ) -> None:
     """Writes what a finished run leaves, and prints it.
 
@@ -31,6 +32,7 @@ def finish(
         snapshots: Its snapshots.
         rows: Its metrics, one dict an epoch.
         is_trial: Whether it is a trial of a search, which leaves numbers alone.
+        beside: Workdir of a finished run to show beside it, or `""`.
     """
     model, ensemble = experiment.model, snapshots.ensemble()
     summary = summarize(experiment, ensemble, rows)
@@ -47,7 +49,7 @@ def finish(
         experiment.export(ensemble, workdir.export_ensemble)
     workdir.write_summary(summary)
     if not is_trial:
-        print_summary(workdir)
+        print_summary(workdir, beside)
 
 
 def summarize(
@@ -67,6 +69,9 @@ def summarize(
         "best_by_clid_accuracy": best["val_accuracy"],
         "best_by_clid_epoch": best["epoch"],
     }
+    if experiment.settings["noise"] != "none":
+        names = ("noise", "noise_rate")
+        summary |= {name: experiment.settings[name] for name in names}
     found = evaluation.evaluate_model(ensemble, experiment.data)
     summary["snapshot_ensemble_accuracy"] = found["accuracy"]
     if "top5_accuracy" in found:
@@ -86,28 +91,38 @@ def measured_on(test_is_given: bool) -> str:
     return GIVEN if test_is_given else TEST
 
 
-def print_summary(workdir: Workdir) -> None:
-    """Prints the table of a finished run."""
+def print_summary(workdir: Workdir, beside: str = "") -> None:
+    """Prints the table of a finished run, and the last row of one beside it."""
     summary = workdir.read_summary()
     rows = [
-        ("last epoch", "last"),
-        (f"lowest CLID (epoch {summary['best_by_clid_epoch']})", "best_by_clid"),
-        ("snapshot ensemble", "snapshot_ensemble"),
+        ("last epoch", "last", summary),
+        (
+            f"lowest CLID (epoch {summary['best_by_clid_epoch']})",
+            "best_by_clid",
+            summary,
+        ),
+        ("snapshot ensemble", "snapshot_ensemble", summary),
     ]
+    if beside and Workdir(beside).finished():
+        other = Workdir(beside).read_summary()
+        rows.insert(0, (f"{other['method']}, last epoch", "last", other))
     # Of a run of an older version nobody wrote down what it was tested on.
     what = summary.get("accuracy_on", TEST)
     columns = {"accuracy": "accuracy", "top5_accuracy": "top-5"}
     columns = {k: v for k, v in columns.items() if f"last_{k}" in summary}
     wrong = summary["wrong_labels"]
     wrong = "unknown" if wrong is None else f"{wrong:.1%}"
+    if summary.get("noise") == "symmetric":
+        rate = f"{summary['noise_rate']:.0%}"
+        wrong += f" ({rate} were redrawn, some of which came out right)"
     print(
         f"\n{summary['dataset']}, {summary['method']}: {summary['train_examples']} "
-        f"training examples, wrong labels {wrong}, {summary['epochs']} epochs\n"
+        f"training examples, {summary['epochs']} epochs,\nwrong labels {wrong}\n"
     )
     print(f"Accuracy on {what}:")
     print(f"{'model':<28}" + "".join(f"{title:>14}" for title in columns.values()))
-    for name, row in rows:
-        values = (summary[f"{row}_{column}"] for column in columns)
+    for name, row, of_run in rows:
+        values = (of_run[f"{row}_{column}"] for column in columns)
         print(f"{name:<28}" + "".join(f"{value:>14.4f}" for value in values))
     if "noisy_accuracy" in summary:
         print(f"{'held-out noisy labels':<28}{summary['noisy_accuracy']:>14.4f}")

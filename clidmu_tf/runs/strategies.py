@@ -78,6 +78,17 @@ def workers(strategy):
     return len(strategy.cluster_resolver.cluster_spec().as_dict()["worker"])
 
 
+def leave_together(strategy):
+    """Waits until all processes that train together have come here.
+
+    The first to leave would otherwise be taken by the others for one that crashed.
+    """
+    if workers(strategy) > 1:
+        strategy.run(
+            lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.ones([]))
+        )
+
+
 def distribute(strategy, make_batches, batch_size):
     """Returns batches for `fit`: a dataset, cut over workers and replicas.
 

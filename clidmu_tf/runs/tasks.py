@@ -1,6 +1,7 @@
 """A run from a Config: train, tune, evaluate, audit, export."""
 
 import functools
+import logging
 
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import (
@@ -29,16 +30,19 @@ def train(config: Config, is_trial: bool = False) -> None:
     """
     strategy = strategies.make(config.strategy)
     chief = strategies.is_chief(strategy)
+    if not chief:  # one of several says it
+        logging.getLogger("clidmu_tf").setLevel(logging.WARNING)
     workdir = Workdir(config.workdir)
     if chief:
         workdir.check(config)
     if workdir.finished(config.epochs):
-        if not is_trial:
+        if chief and not is_trial:
             print(
                 "This run is finished: raise --epochs to go on with it, or remove "
                 f"{workdir.path} to run it again."
             )
-            outcome.print_summary(workdir)
+            outcome.print_summary(workdir, config.beside)
+        strategies.leave_together(strategy)
         return
     experiment = Experiment(config, strategy)
     if not is_trial:  # which a search may cut short
@@ -54,7 +58,8 @@ def train(config: Config, is_trial: bool = False) -> None:
             print(f"--method={config.method} makes no use of {unused}.")
     snapshots, rows = training.fit(experiment, workdir, is_trial)
     if chief:
-        outcome.finish(experiment, workdir, snapshots, rows, is_trial)
+        outcome.finish(experiment, workdir, snapshots, rows, is_trial, config.beside)
+    strategies.leave_together(strategy)
 
 
 def evaluate(config: Config) -> None:

@@ -24,6 +24,7 @@ FREE = (
     "data_dir",
     "manual_dir",
     "prepare_size",
+    "beside",
     "trials",  # a search may be asked for more of them
 )
 

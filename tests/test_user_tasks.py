@@ -935,3 +935,60 @@ def test_a_run_is_shown_beside_another_and_says_what_noise_comes_to(tmp_path, ca
         assert rows[name] == f"{accuracy:.4f}"
     tasks.train(digits_run(tmp_path / "run"))
     assert "(60% were redrawn, some of which came out right)" in capsys.readouterr().out
+
+
+# --- models that read texts themselves
+
+
+TEXTS = {
+    "list": lambda texts: texts.tolist(),
+    "array": lambda texts: texts,
+    "objects": lambda texts: texts.astype(object)[:, None],
+    "column": pd.Series,
+    "tensor": lambda texts: tf.constant(texts)[:, None],
+}
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_a_model_that_vectorizes_takes_texts_in_any_form(form, tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 120)
+    texts = np.array([message(topic, rng) for topic in y])
+    names = np.array(["delivery", "payment"])[y]
+    keras.utils.set_random_seed(1)
+    vectorize = layers.TextVectorization(50, output_sequence_length=6)
+    vectorize.adapt(texts)
+    classifier = keras.Sequential(
+        [
+            keras.Input((1,), dtype="string"),
+            vectorize,
+            layers.Embedding(50, 8),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2),
+        ]
+    )
+    model = clidmu.CLIDMU(classifier)
+    model.compile(keras.optimizers.Adam(0.05), metrics=["accuracy"])
+    given = TEXTS[form](texts)
+    callbacks = [clidmu.SnapshotEnsemble(given, k=2), clidmu.ValidationCLID(given)]
+    arguments = {"epochs": 4, "verbose": 0, "callbacks": callbacks}
+    model.fit(given, names, validation_split=0.2, **arguments)
+    assert model.evaluate(given, names, verbose=0, return_dict=True)["accuracy"] > 0.9
+    issues = clidmu.audit(model, given, names)
+    found = np.array(model.class_names)[model.predict(given, verbose=0).argmax(axis=1)]
+    assert found.tolist() == issues.suggested_class.tolist()
+    issues.loc[3, "is_label_issue"] = True
+    page = clidmu.report(issues, given, tmp_path / "page.html").read_text()
+    assert texts[3] in page
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    same([loaded.label_weights(given, names)], [model.label_weights(given, names)])
+
+
+def test_a_table_of_numbers_and_words_is_told_apart(weather):
+    x, given, _ = weather
+    table = pd.DataFrame(x, columns=list("abcd")).astype(object)
+    model = fitted(table, given)  # numbers, whatever pandas calls them
+    same(model.get_weights(), fitted(x, given).get_weights())
+    with pytest.raises(ValueError, match="numbers alone, or texts alone; .* at index"):
+        model.fit(table.assign(a="much"), given)

@@ -191,7 +191,9 @@ def _files(path):
 
 def _read(path, columns, given):
     try:
-        rows = pd.read_csv(path)
+        with open(path, encoding="utf-8-sig") as file:
+            heading = file.readline()
+        rows = pd.read_csv(path, sep=max(",;\t", key=heading.count))
     except (OSError, ValueError) as error:  # pandas's own are ValueErrors
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be read as CSV ({reason}).") from error

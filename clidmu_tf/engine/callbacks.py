@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.losses import clid
-from clidmu_tf.engine.given import checked_batches, names_known
+from clidmu_tf.engine.given import as_arrays, checked_batches, names_known
 from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
@@ -54,7 +54,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         super().__init__()
         if k < 1:
             raise ValueError(f"k must be 1 or more; received k={k}.")
-        self.data = keras.tree.lists_to_tuples(data)
+        self.data = as_arrays(data)
         self.k = k
         self.temperature = check_temperature(temperature)
         self.batch_size = min(batch_size, count(self.data))
@@ -227,7 +227,7 @@ class ValidationCLID(keras.callbacks.Callback):
 
     def __init__(self, data, temperature=0.5, batch_size=100, feature_layer=None):
         super().__init__()
-        self.data = keras.tree.lists_to_tuples(data)
+        self.data = as_arrays(data)
         if count(self.data) < 2:
             raise ValueError(
                 f"data must hold 2 or more examples; received {count(self.data)}."

@@ -118,6 +118,10 @@ class ClassifierModel(keras.Model):
         self._require_built()
         return super().evaluate(x, y, **kwargs)
 
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`."""
+        return super().predict(as_arrays(x), *args, **kwargs)
+
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = None if y is None else to_index_tensor(y, self.class_names)

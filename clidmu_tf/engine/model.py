@@ -258,7 +258,8 @@ class NoisyLabelModel(ClassifierModel):
     def compute(self, kind):
         """Returns the pure function of a step of this kind, compiled if asked for."""
         function = self.pure_step(kind)
-        whole = self._jit and not self.is_distributed
+        texts = any(tensor.dtype == "string" for tensor in self.classifier.inputs)
+        whole = self._jit and not self.is_distributed and not texts
         if not whole:
             return function
         # Without AutoGraph, as elsewhere: it would wrap what a step raises in a page.

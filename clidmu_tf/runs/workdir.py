@@ -125,6 +125,7 @@ class Workdir:
                 f"rate: it can't go on to {config.epochs}; choose another --workdir."
             )
         if differences:
+            differences = other.differences(config, but=FREE)
             raise UserError(
                 f"--workdir={self.path} holds another run, which differs in "
                 f"{' '.join(differences)}: choose another --workdir, or remove "

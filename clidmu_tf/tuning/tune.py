@@ -308,7 +308,9 @@ def split(data, share, seed):
             f"on either side: {error}"
         ) from error
     return tuple(
-        keras.tree.map_structure(lambda array, part=part: array[part], (x, y))
+        keras.tree.map_structure(
+            lambda array, part=part: np.asarray(array)[part], (x, y)
+        )
         for part in parts
     )
 

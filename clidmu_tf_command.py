@@ -33,8 +33,8 @@ def without_chatter():
 
 def main():
     """Starts TensorFlow quietly, then does what the command line says."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with without_chatter():
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with without_chatter() if level != "0" else contextlib.nullcontext():
         import tensorflow as tf
 
         from clidmu_tf.runs import cli

@@ -992,3 +992,20 @@ def test_a_table_of_numbers_and_words_is_told_apart(weather):
     same(model.get_weights(), fitted(x, given).get_weights())
     with pytest.raises(ValueError, match="numbers alone, or texts alone; .* at index"):
         model.fit(table.assign(a="much"), given)
+
+
+@pytest.mark.parametrize("level", [None, "0"])
+def test_tensorflow_starts_quietly_unless_asked(level, tmp_path):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": level} if level else {}
+    command = [sys.executable, ROOT / "train.py", "--task=evaluate"]
+    process = subprocess.run(
+        [*command, f"--workdir={tmp_path}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    lines = process.stderr.splitlines()
+    assert process.returncode == 2 and "holds no run" in lines[-1]
+    assert (len(lines) > 1) == (level == "0")

@@ -592,6 +592,11 @@ def test_searches_holdouts_and_memories_work_on_texts(task, csv_file, tmp_path):
     config = csv_run(csv_file, "text", tmp_path / "run", **changes)
     tasks.TASKS[config.task](config)
     assert (tmp_path / "run" / "config.cfg").exists()
+    if task == "tune":
+        table = (tmp_path / "run" / "trials.csv").read_text()
+        assert "given labels" in table and "oracle" not in table
+        with pytest.raises(ValueError, match="goes by right labels, and these data"):
+            tasks.tune(config.replace(objective="clean_accuracy"))
 
 
 def test_a_folder_of_train_and_test_files_is_used_as_it_is(csv_file, tmp_path):

@@ -15,12 +15,12 @@ from clidmu_tf.engine.callbacks import MetricsLog, SnapshotEnsemble, WeightHisto
 from clidmu_tf.engine.checkpoints import Checkpointer
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import strategies
+from clidmu_tf.runs.datasets import COLUMNS
 from clidmu_tf.runs.evaluation import Evaluation
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 
 Rows = list[dict[str, float]]
-COLUMNS = 100  # of a terminal
 PROGRESS = 0.2  # seconds
 
 

@@ -15,6 +15,7 @@ from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import FREE, Workdir, write_config
 from clidmu_tf.tuning.search import (
+    GIVEN,
     ORACLE,
     Search,
     is_worker,
@@ -94,6 +95,7 @@ class Trials:
     def __init__(self, config: Config, train: Train):
         self.config, self.train = config, train
         self.workdir = Workdir(config.workdir)
+        self.titles = ORACLE
 
     def names(self) -> list[str]:
         """The names of the settings to search, each once."""
@@ -114,6 +116,14 @@ class Trials:
             lowest = config.learning_rate / searchable["learning_rate"]
             config.replace(learning_rate=lowest)
         experiment = Experiment(config)
+        if experiment.source.test_is_given:
+            self.titles = GIVEN
+            if config.objective in GIVEN:
+                raise UserError(
+                    f"--objective={config.objective} goes by right labels, and these "
+                    "data have none: give --clean_label_column, or a test folder or "
+                    "file."
+                )
         examples = len(experiment.source.train)
         experiment.meta_arguments()  # or every trial would say what is wrong
         base = {name: getattr(config, name) for name in searchable}
@@ -166,7 +176,7 @@ class Trials:
         best = int(table["trial"].iloc[0])
         score = f"{objective} {table[objective].iloc[0]:.4f}"
         path = self.workdir.path
-        write_report(table, self.names(), objective, path)
+        write_report(table, self.names(), objective, path, self.titles)
         trial = tuner.oracle.get_best_trials()[0]
         write_config(
             self.workdir.best,
@@ -175,7 +185,7 @@ class Trials:
             ),
             f"Trial {best}, {score}; --noisy_holdout=0 after it trains on all labels.",
         )
-        table = table.rename(columns=ORACLE)
+        table = table.rename(columns=self.titles)
         print("\n" + table.to_string(index=False, float_format="{:.4g}".format))
         print(
             f"\nBest: trial {best}, {score}. Train it:\n"

@@ -17,6 +17,8 @@ TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
 OBJECTIVES = {"noisy_accuracy": "max", "val_clid_ref": "min", "clean_accuracy": "max"}
 ORACLE = {"clean_accuracy": "clean_accuracy (oracle)"}
+# What that is where what is tested on are given labels, and no oracle.
+GIVEN = {"clean_accuracy": "held_out_accuracy (given labels)"}
 
 Run = Callable[[int, keras_tuner.HyperParameters], dict[str, float]]
 Load = Callable[[int, keras_tuner.HyperParameters], keras.Model]
@@ -146,7 +148,11 @@ class Search(keras_tuner.Tuner):
 
 
 def write_report(
-    table: pd.DataFrame, names: Sequence[str], objective: str, directory: pathlib.Path
+    table: pd.DataFrame,
+    names: Sequence[str],
+    objective: str,
+    directory: pathlib.Path,
+    titles: dict[str, str] = ORACLE,
 ) -> None:
     """Writes `trials.csv` and `trials.png`.
 
@@ -155,13 +161,14 @@ def write_report(
         names: Names of the settings that were searched.
         objective: One of `OBJECTIVES`.
         directory: A path.
+        titles: What columns are called in the file.
     """
     write_atomically(
         directory / "trials.png",
         lambda file: figures.trials(table, names, objective, file),
     )
     write_text(
-        directory / "trials.csv", table.rename(columns=ORACLE).to_csv(index=False)
+        directory / "trials.csv", table.rename(columns=titles).to_csv(index=False)
     )
 
 

@@ -21,6 +21,7 @@ from sklearn.model_selection import train_test_split
 
 import clidmu_tf as clidmu
 from clidmu_tf.data import load
+from clidmu_tf.engine.given import as_arrays
 from clidmu_tf.methods import METHODS
 from clidmu_tf.reports import figures
 from clidmu_tf.runs import export, tasks
@@ -997,6 +998,8 @@ def test_a_table_of_numbers_and_words_is_told_apart(weather):
     same(model.get_weights(), fitted(x, given).get_weights())
     with pytest.raises(ValueError, match="numbers alone, or texts alone; .* at index"):
         model.fit(table.assign(a="much"), given)
+    digits = as_arrays(pd.Series(["12", "7"]))  # texts, if of digits
+    assert digits.dtype == tf.string and digits.numpy().tolist() == [b"12", b"7"]
 
 
 @pytest.mark.parametrize("level", [None, "0"])

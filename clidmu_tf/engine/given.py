@@ -91,19 +91,19 @@ def as_arrays(x):
         return {name: as_arrays(value) for name, value in x.items()}
     if isinstance(x, list | tuple) and len(x) and _has_shape(x[0]):
         return tuple(as_arrays(value) for value in x)
-    return x if isinstance(x, tf.Tensor) else _as_array(np.asarray(x))
+    tensors = tf.Tensor | tf.RaggedTensor | tf.SparseTensor
+    return x if isinstance(x, tensors) else _as_array(np.asarray(x))
 
 
 def _as_array(x):
     """Numbers as an array; texts as the tensor that Keras reads them from."""
     if x.dtype.kind == "O":
-        try:
+        values = x.reshape(-1).tolist()
+        others = [i for i, v in enumerate(values) if not isinstance(v, str | bytes)]
+        if len(others) == len(values):
             return x.astype("float32")
-        except (TypeError, ValueError):
-            values = x.reshape(-1).tolist()
-        bad = [i for i, v in enumerate(values) if not isinstance(v, str | bytes)]
-        if bad:
-            row, value = bad[0] // (x.size // len(x)), values[bad[0]]
+        if others:
+            row, value = others[0] // (x.size // len(x)), values[others[0]]
             raise ValueError(
                 "x must hold numbers alone, or texts alone; received both: "
                 f"{value!r} at index {row}."
@@ -133,7 +133,8 @@ def check_inputs(x, first_row=0):
         first_row: What to call the first of them.
     """
     for array in keras.tree.flatten(x):
-        if not tf.as_dtype(array.dtype).is_floating:
+        is_dense = isinstance(array, np.ndarray | tf.Tensor)
+        if not is_dense or not tf.as_dtype(array.dtype).is_floating:
             continue
         for start in range(0, len(array), ROWS):
             part = np.asarray(array[start : start + ROWS])

@@ -121,6 +121,13 @@ def fitted(x, y, classifier=None, **arguments):
     return model
 
 
+@pytest.fixture(scope="module")
+def trained(weather):
+    """A model of these rows, for tests that leave it as it is."""
+    x, given, _ = weather
+    return fitted(x, given)
+
+
 FORMS = {
     "list": lambda names: names.tolist(),
     "array": lambda names: names,
@@ -133,9 +140,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_labels_may_be_names_in_any_form(form, weather):
+def test_labels_may_be_names_in_any_form(form, weather, trained):
     x, given, names = weather
-    expected, model = fitted(x, given), fitted(x, FORMS[form](names))
+    expected, model = trained, fitted(x, FORMS[form](names))
     assert model.class_names == WEATHER
     same(expected.get_weights(), model.get_weights())
     scores = model.evaluate(x, FORMS[form](names), verbose=0)
@@ -200,9 +207,10 @@ def test_validation_data_class_weights_and_saving_know_the_names(weather, tmp_pa
     ],
 )
 @pytest.mark.parametrize("use", ["fit", "audit", "label_weights", "batches"])
-def test_labels_that_do_not_fit_are_named_wherever_they_go(use, labels, words, weather):
-    x, given, _ = weather
-    model = fitted(x, given)
+def test_labels_that_do_not_fit_are_named_wherever_they_go(
+    use, labels, words, weather, trained
+):
+    (x, _, _), model = weather, trained
     uses = {
         "fit": lambda: model.fit(x, labels, verbose=0),
         "audit": lambda: clidmu.audit(model, x, labels),
@@ -229,9 +237,9 @@ class Batches(keras.utils.PyDataset):
 
 
 @pytest.mark.parametrize("use", ["fit", "audit", "label_weights", "batches"])
-def test_features_that_are_no_numbers_are_named_by_row(use, weather):
+def test_features_that_are_no_numbers_are_named_by_row(use, weather, trained):
     x, given, _ = weather
-    model, x = fitted(x, given), x.copy()
+    model, x = trained, x.copy()
     x[[47, 80], 1] = np.nan
     uses = {
         "fit": lambda: model.fit(x, given, verbose=0),
@@ -243,9 +251,8 @@ def test_features_that_are_no_numbers_are_named_by_row(use, weather):
         uses[use]()
 
 
-def test_audit_takes_what_fit_takes(weather):
-    x, given, names = weather
-    model = fitted(x, given)
+def test_audit_takes_what_fit_takes(weather, trained):
+    (x, given, _), model = weather, trained
     expected = clidmu.audit(model, x, given)
     weights = np.ones(120, "float32")
     dataset = tf.data.Dataset.from_tensor_slices((x, given, weights)).batch(50)
@@ -293,14 +300,16 @@ def test_a_page_of_rows_texts_and_pictures_speaks_in_names(weather, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_arguments_go_by_keras_positions(name, weather):
+def test_any_method_takes_keras_positions_and_a_single_unit(name, weather):
     x, given, _ = weather
-    model = METHODS[name](dense())
+    y = (given == 2).astype("int64")
+    model = METHODS[name](dense(1, "sigmoid"))
     model.compile(sgd(), metrics=["accuracy"])
-    clean = {"meta_data": (x, given)} if model.is_supervised else {}
-    history = model.fit(x, given, 60, 2, 0, **clean)
+    clean = {"meta_data": (x, y)} if model.is_supervised else {}
+    history = model.fit(x, np.eye(2)[y], 60, 2, 0, **clean)
     assert len(history.epoch) == 2 and model.optimizer.iterations == 4
-    assert len(model.evaluate(x, given, 40, 0)) == 3
+    scores = model.evaluate(x, y, 40, 0)
+    assert len(scores) == 3 and np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("method", [clidmu.CLIDMU, clidmu.GCE])
@@ -472,17 +481,6 @@ def test_a_single_unit_is_found_however_it_is_written(last, weather, tmp_path):
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))
     np.testing.assert_allclose(served.serve(x), model.predict(x, verbose=0), rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_a_single_unit(name, weather):
-    x, given, _ = weather
-    y = (given == 2).astype("int64")
-    model = METHODS[name](dense(1, "sigmoid"))
-    model.compile(sgd(), metrics=["accuracy"])
-    clean = {"meta_data": (x, y)} if model.is_supervised else {}
-    model.fit(x, np.eye(2)[y], batch_size=60, verbose=0, **clean)
-    assert np.isfinite(model.evaluate(x, y, verbose=0)).all()
 
 
 # --- own texts, tables and pictures from the command line

@@ -346,7 +346,6 @@ def test_a_whole_step_with_masks_is_the_authors():
             np.testing.assert_allclose(value, METHODS[f"{prefix}{part}"], rtol=1e-9)
     assert_golden(meta.gradient, "dm_vri_grad")
     assert_golden(after_sgd(theta, meta.gradient), "dm_vri_new")
-    slopes = meta.here.pullback(tf.zeros_like(targets))
     virtual = real_gradient(
         lambda phi, f, z, virtual: training_loss(phi, f, z, True),
         current(net),

@@ -104,7 +104,7 @@ def accuracy(settings):
     from clidmu_tf.runs.experiment import Experiment
 
     experiment = Experiment(Config(**settings))
-    classifier = train(experiment).classifier
+    classifier = train(experiment).served
     found = evaluation.evaluate_model(classifier, experiment.data)["accuracy"]
     keras.backend.clear_session()
     return found

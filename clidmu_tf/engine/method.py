@@ -93,7 +93,9 @@ class Method(MethodModel):
         check_arguments(cls, args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
-    def __init__(self, classifier, feature_layer=None, seed=None, **settings):
+    def __init__(
+        self, classifier, feature_layer=None, seed=None, *, peer=None, **settings
+    ):
         # A class may fix what the one that it builds on leaves open.
         declared = {}
         for base in reversed(type(self).__mro__):
@@ -103,6 +105,7 @@ class Method(MethodModel):
         for name, value in own.items():
             setattr(self, name, value)
         self.seed = seed
+        self.peer = peer
         if self.is_random:
             self.generator = keras.random.SeedGenerator(seed)
         self.slots = {}

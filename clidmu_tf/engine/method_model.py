@@ -14,8 +14,15 @@ from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.engine.distributed import mean_over_replicas
 from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
-from clidmu_tf.engine.network import count, values_of
+from clidmu_tf.engine.network import (
+    Network,
+    check_alike,
+    count,
+    drawn_anew,
+    values_of,
+)
 from clidmu_tf.engine.settings import settings_of
+from clidmu_tf.nets.features import average_of
 
 Tensors = dict[str, Any]
 
@@ -23,7 +30,28 @@ Tensors = dict[str, Any]
 class MethodModel(NoisyLabelModel):
     """Feeds a method's steps, applies what they come to, and saves it all by name."""
 
+    # How many networks it trains; all of them predict, by their mean.
+    num_networks = 1
+    # How much of the weights' moving average, which then predicts, stays at a step.
+    ema_momentum = 0.0
+
     # --- what it holds
+
+    def build_copies(self):
+        super().build_copies()
+        self._served = None
+        if self.num_networks > 1:
+            self.peer = self.peer or drawn_anew(self.classifier)
+            check_alike(self.classifier, self.peer)
+            self.networks.append(Network(self.peer, self.feature_layer))
+            self._served = average_of([self.classifier, self.peer])
+        elif self.ema_momentum:
+            self._served = keras.models.clone_model(self.classifier)
+            self._served.set_weights(self.classifier.get_weights())
+
+    @property
+    def served(self):
+        return getattr(self, "_served", None) or self.classifier
 
     def add_slot(self, name, shape, value=0.0, dtype="float32"):
         """Creates a variable that a step may read and replace; it is saved by name."""
@@ -149,9 +177,14 @@ class MethodModel(NoisyLabelModel):
         x, index = split_index(x)
         batch = self.gather_batch(y, sample_weight, index, streams)
         batch |= self.draws(batch, kind)
-        result = compute(self.values(), x, batch)
-        self.apply(result, index)
-        return self.log_step(x, y, sample_weight, result.logits, **result.logs)
+        found = compute(self.values(), x, batch)
+        results = found if self.num_networks > 1 else [found]
+        self.apply(results, index)
+        logits, logs = results[0].logits, results[0].logs
+        if self.num_networks > 1:
+            logits = tf.add_n([result.logits for result in results]) / len(results)
+            logs = {n: tf.reduce_mean([r.logs[n] for r in results]) for n in logs}
+        return self.log_step(x, y, sample_weight, logits, **logs)
 
     def gather_batch(self, y, sample_weight=None, index=None, streams=None):
         """Returns what the loss needs of the whole batch, and of the streams."""
@@ -186,34 +219,58 @@ class MethodModel(NoisyLabelModel):
                 "of them in the last batch."
             )
 
-    def values(self) -> Tensors:
-        """What a step reads of the model, as tensors."""
-        return {
-            "theta": values_of(self.network.trainable_variables),
-            "state": values_of(self.network.non_trainable_variables),
-            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
-            "slots": {
-                name: tf.convert_to_tensor(variable.value)
-                for name, variable in self.slots.items()
-            },
+    def values(self) -> Any:
+        """What a step reads of the model, as tensors; of several networks, a list."""
+        slots = {
+            name: tf.convert_to_tensor(variable.value)
+            for name, variable in self.slots.items()
         }
-
-    def apply(self, result, index=None):
-        """Makes what a step came to the model's: weights, state, slots, memories."""
-        self.optimizer.apply(
-            self._regularised(result.gradient), self.network.trainable_variables
-        )
-        variables = [
-            *self.network.non_trainable_variables,
-            *(self.slots[name] for name in result.slots),
+        found = [
+            {
+                "theta": values_of(network.trainable_variables),
+                "state": values_of(network.non_trainable_variables),
+                "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+                "slots": slots,
+            }
+            for network in self.networks
         ]
-        values = [*result.state, *result.slots.values()]
+        return found if self.num_networks > 1 else found[0]
+
+    def apply(self, results, index=None):
+        """Makes what a step came to the model's: weights, state, slots, memories.
+
+        Args:
+            results: A `StepResult` of each network.
+            index: Which examples the batch holds.
+        """
+        gradient = [slope for result in results for slope in result.gradient]
+        self.optimizer.apply(self._regularised(gradient), self.trained_variables)
+        variables, values = [], []
+        for network, result in zip(self.networks, results, strict=True):
+            variables += network.non_trainable_variables
+            variables += [self.slots[name] for name in result.slots]
+            values += [*result.state, *result.slots.values()]
         if self.is_distributed:
             values = mean_over_replicas(values)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        for name, rows in result.memory.items():
-            self._write_rows(self.memories[name], index, rows)
+        for result in results:
+            for name, rows in result.memory.items():
+                self._write_rows(self.memories[name], index, rows)
+        if self.ema_momentum:
+            self._move_average()
+
+    def _move_average(self):
+        """Moves what predicts a little towards the classifier; more at the start."""
+        step = tf.cast(self.optimizer.iterations, "float32")
+        keep = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
+        pairs = zip(self._served.variables, self.classifier.variables, strict=True)
+        for average, variable in pairs:
+            value = tf.convert_to_tensor(variable.value)
+            if value.dtype.is_floating:
+                part = tf.cast(keep, value.dtype)
+                value = part * average.value + (1 - part) * value
+            average.assign(value)
 
     def _write_rows(self, memory, index, rows):
         """Replaces the rows of the batch's examples, on all replicas alike."""
@@ -257,7 +314,9 @@ class MethodModel(NoisyLabelModel):
 
     def parts(self):
         """Further layers of the method, by name, to be saved with it."""
-        return {}
+        if self.num_networks > 1:
+            return {"peer": self.peer}
+        return {"average": self._served} if self.ema_momentum else {}
 
     def named_variables(self):
         """What is saved of the method beside its layers and optimizers, by name."""
@@ -284,6 +343,11 @@ class MethodModel(NoisyLabelModel):
         for i, variable in enumerate(self.seeds()):
             if f"seed_{i}" in store.keys():
                 variable.assign(store[f"seed_{i}"])
+        for name in store.keys():
+            owner, _, slot = name.partition(".")
+            if owner == "slot" and slot not in self.slots:  # of data seen since
+                value = store[name]
+                self.add_slot(slot, value.shape, 0, str(value.dtype))
         for name, variable in self.named_variables().items():
             if name in store.keys():
                 variable.assign(store[name])

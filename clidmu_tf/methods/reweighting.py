@@ -156,7 +156,7 @@ class Reweighting(Method):
         self.weight_net.build_for(self.network.num_features, self.num_classes)
 
     def parts(self):
-        return {"weight_net": self.weight_net}
+        return {**super().parts(), "weight_net": self.weight_net}
 
     def _build_optimizers(self):
         super()._build_optimizers()

@@ -51,6 +51,8 @@ def features_and_logits(classifier, feature_layer=None):
             "classifier must have one output, the class scores; "
             f"{classifier.name!r} has {len(classifier.outputs)}."
         )
+    if members_of(classifier):
+        return _average_inside(classifier, feature_layer)
     features, logits = _trace(classifier)
     if feature_layer is not None:
         features = _layer_output(classifier, feature_layer)
@@ -63,8 +65,63 @@ def features_and_logits(classifier, feature_layer=None):
     return keras.Model(_inputs(classifier), [features, logits], name="inside")
 
 
+def average_of(classifiers, name="average"):
+    """A model of the mean of what classifiers of one kind return.
+
+    Args:
+        classifiers: Built Sequential or Functional models, of one input shape, whose
+            names differ.
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model` that shares their weights. `features_and_logits` knows it: its
+        features are those of all members, side by side.
+    """
+    inputs = inputs_like(classifiers[0])
+    scores = [classifier(inputs) for classifier in classifiers]
+    return keras.Model(inputs, keras.layers.Average()(scores), name=name)
+
+
+def members_of(model):
+    """The classifiers of which a model is the `average_of`; none of any other."""
+    layer, inputs = _producer(model.outputs[0])
+    if not isinstance(layer, keras.layers.Average):
+        return []
+    members = [_producer(tensor)[0] for tensor in inputs]
+    return members if all(isinstance(m, keras.Model) for m in members) else []
+
+
+def inputs_like(classifier):
+    """New inputs for a model around a classifier, in the structure of its own."""
+    return keras.tree.map_structure(
+        lambda tensor: keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        ),
+        classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
+    )
+
+
+def _average_inside(model, feature_layer):
+    """`features_and_logits` of an average: its softmax is what the model returns."""
+    inputs = _inputs(model)
+    insides = [features_and_logits(m, feature_layer) for m in members_of(model)]
+    features, logits = zip(*(inside(inputs) for inside in insides), strict=True)
+    if ends_in_softmax(model):
+        logits = [ops.softmax(z) for z in logits]
+    mean = keras.layers.Average()(list(logits))
+    if ends_in_softmax(model):
+        mean = ops.log(mean)
+    features = keras.layers.Concatenate()(list(features))
+    for i, inside in enumerate(insides):
+        inside.name = f"inside_{i}"
+    return keras.Model(inputs, [features, mean], name="inside")
+
+
 def ends_in_softmax(classifier):
     """Whether the classifier returns probabilities rather than logits."""
+    members = members_of(classifier)
+    if members:
+        return ends_in_softmax(members[0])
     layer = _producer(classifier.outputs[0])[0]
     if isinstance(layer, keras.Model):
         return ends_in_softmax(layer)

@@ -80,7 +80,7 @@ def export_task(config: Config) -> None:
     trained = settings_of(workdir, config)
     experiment = Experiment(trained, described=workdir.read_source())
     step, _ = training.restore(experiment, workdir)
-    experiment.export(experiment.model.classifier, workdir.export)
+    experiment.export(experiment.model.served, workdir.export)
     print(f"The model as of step {step} is in {workdir.export}")
 
 

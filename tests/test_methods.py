@@ -130,7 +130,7 @@ class Case:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoints, "KEEP", EPOCHS * STEPS)
             model, saver = self.model(), self.saver()
-            model.build_memory(EXAMPLES)
+            model.build_memory(EXAMPLES, EXAMPLES)
             return self.fit_dataset(model, callbacks=[saver.metrics_log, saver])
 
 
@@ -172,7 +172,7 @@ def test_a_killed_training_ends_as_the_whole_one(case):
     whole = case.from_dataset
     # Inside the second epoch, then between the two.
     model, saver = case.model(), case.saver()
-    model.build_memory(EXAMPLES)
+    model.build_memory(EXAMPLES, EXAMPLES)
     for step in (STEPS + 1, STEPS):
         for path in case.folder.glob("step-*.npz"):
             if int(path.stem[-9:]) > step:
@@ -238,10 +238,12 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "build", small_network)
     waits = feeds.short_settings(case.method, warmup=1)  # an epoch
     flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
+    count = 1 + case.method.takes_unlabeled_data
     config = Config(
         method=case.name,
         workdir=str(tmp_path / "run"),
-        train_examples=EXAMPLES,
+        train_examples=count * EXAMPLES,
+        num_labels=EXAMPLES if count > 1 else 0,
         batch_size=BATCH,
         epochs=EPOCHS,
         noise="symmetric",
@@ -256,8 +258,11 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     experiment = Experiment(config)
     network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
+    peer = {}
+    if case.method.num_networks > 1:
+        peer = {"peer": small_network("", network.input_shape[1:], 10, feeds.SEED + 1)}
     model = feeds.compiled(
-        case.method, network, STEPS, meta_optimizer, run_eagerly=True
+        case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
     )
     data = experiment.fit_arguments()
     model.fit(**data, epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0)
@@ -275,7 +280,7 @@ def test_export_serves_what_the_model_predicts(case, tmp_path):
     exported = tf.saved_model.load(tmp_path / "served")
     served = exported.serve(X)
     np.testing.assert_allclose(served, model.predict(X, verbose=0), atol=1e-6)
-    np.testing.assert_allclose(served, model.classifier(X), atol=1e-6)
+    np.testing.assert_allclose(served, model.served(X), atol=1e-6)
 
 
 def test_audit_says_something_of_every_label(case):

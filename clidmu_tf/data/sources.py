@@ -67,6 +67,7 @@ class Source:
         class_names: Names of the classes, in the order of the labels.
         image_shape: `(height, width, channels)` that the network sees.
         holdout: Examples kept from training to compare runs on, or `None`.
+        unlabeled: Examples to train on without their labels, or `None`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Source:
     class_names: tuple
     image_shape: tuple
     holdout: Split | None = None
+    unlabeled: Split | None = None
 
 
 def digits():

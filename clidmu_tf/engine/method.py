@@ -68,7 +68,7 @@ class Method(MethodModel):
     `draws` drew; and of each further stream, by its name, a dict of `x` (of this
     replica) and `targets`.
 
-    *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `slots`.
+    *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `step`, `slots`.
 
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer.
@@ -81,6 +81,9 @@ class Method(MethodModel):
 
     # Whether `begin_epoch` or `streams` read the training data by index.
     reads_examples = False
+    # Whether `fit` must be given `unlabeled_data`, and whether it remembers them.
+    takes_unlabeled_data = False
+    remembers_unlabeled = False
     # Whether `compile` takes a second optimizer, of a weight net.
     takes_meta_optimizer = False
     # Whether it draws at random, from `self.generator`.
@@ -109,6 +112,7 @@ class Method(MethodModel):
         if self.is_random:
             self.generator = keras.random.SeedGenerator(seed)
         self.slots = {}
+        self._passes = {}
         self.memories = {}
         self.examples = None
         self.build_if_ready()

@@ -11,8 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.labels import check_labels, to_targets
+from clidmu_tf.core.losses import cross_entropy
 from clidmu_tf.engine.distributed import mean_over_replicas
-from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
+from clidmu_tf.engine.examples import (
+    ArrayExamples,
+    batches_of_views,
+    split_index,
+    with_index,
+)
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
 from clidmu_tf.engine.network import (
     Network,
@@ -30,6 +36,8 @@ Tensors = dict[str, Any]
 class MethodModel(NoisyLabelModel):
     """Feeds a method's steps, applies what they come to, and saves it all by name."""
 
+    # Views of each example that a step gets.
+    num_views = 1
     # How many networks it trains; all of them predict, by their mean.
     num_networks = 1
     # How much of the weights' moving average, which then predicts, stays at a step.
@@ -42,6 +50,8 @@ class MethodModel(NoisyLabelModel):
         self._served = None
         if self.num_networks > 1:
             self.peer = self.peer or drawn_anew(self.classifier)
+            if self.peer.name == self.classifier.name:
+                self.peer.name += "_peer"
             check_alike(self.classifier, self.peer)
             self.networks.append(Network(self.peer, self.feature_layer))
             self._served = average_of([self.classifier, self.peer])
@@ -69,8 +79,15 @@ class MethodModel(NoisyLabelModel):
         # Epochs begun, and whether the last of them is under way.
         self.add_slot("progress", (2,), 0, "int32")
 
-    def build_memory(self, num_examples):
-        """Makes room for what is remembered of so many examples."""
+    def build_memory(self, num_examples, num_unlabeled=None):
+        """Makes room for what is remembered of so many examples.
+
+        Args:
+            num_examples: Labelled ones; `None` where that is unknown.
+            num_unlabeled: Those without labels.
+        """
+        if not num_examples:
+            return
         widths = self.memory()
         if {n: (num_examples, w) for n, w in widths.items()} == {
             name: tuple(memory.shape) for name, memory in self.memories.items()
@@ -91,12 +108,24 @@ class MethodModel(NoisyLabelModel):
 
     # --- training
 
-    def fit(self, x=None, y=None, *, num_examples=None, examples=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *,
+        augment=None,
+        num_examples=None,
+        examples=None,
+        **kwargs,
+    ):
         """As `keras.Model.fit`.
 
         Args:
             x: Inputs, or a dataset of batches `(inputs, labels)`.
             y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`.
+            augment: Augments arrays anew each epoch: a function `(inputs, seeds) →
+                inputs` as those of `clidmu_tf.data.augment`, or words such as
+                `"flip,crop"`.
             num_examples: Of a dataset whose batches name their examples
                 (`engine.examples.with_index`), how many there are; for a method that
                 remembers each.
@@ -105,26 +134,66 @@ class MethodModel(NoisyLabelModel):
             **kwargs: As for `keras.Model.fit`.
         """
         is_arrays = y is not None
-        if is_arrays and self.reads_examples:
+        if is_arrays and (self.reads_examples or augment):
             x, y, kwargs = _split_off_validation(x, y, kwargs)
-        if not self.built:
-            self.build(input_shape(x))
+        self.build_from(x)
         if is_arrays:
             check_labels(y, self.num_classes)
             num_examples = count(y)
             self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
             if self.reads_examples:
                 examples = ArrayExamples(x, y, self.seed or 0)
-            if self.memory():
+            if augment:
+                x, y, kwargs = self._augmented(x, y, augment, kwargs)
+            elif self.memory():
                 x = with_index(x, np.arange(num_examples))
         self._check_data(num_examples, examples)
         self.examples = examples
+        self.pass_batch_size = batch_size_of(x, kwargs)
+        # A bar where Keras shows one; a line of its own in a log would say nothing.
+        self._pass_verbose = int(kwargs.get("verbose", "auto") in ("auto", 1))
         if num_examples:
             self.build_memory(num_examples)
         try:
             return super().fit(x, y, **kwargs)
         finally:
             self.examples = None
+
+    def losses_of_all(self, network, batch_size=None):
+        """The cross-entropy of every given label, as a network stands, in order."""
+        key = id(network)
+        if key not in self._passes:
+
+            @tf.function(reduce_retracing=True)
+            def losses(x, y):
+                _, logits = network(x)
+                return cross_entropy(logits, to_targets(y, self.num_classes))
+
+            self._passes[key] = losses
+        found, size = [], batch_size or self.pass_batch_size
+        steps = -(-len(self.examples) // size)
+        bar = keras.utils.Progbar(steps, verbose=self._pass_verbose, unit_name="batch")
+        for x, y in self.examples.in_order(size):
+            found.append(self._passes[key](x, y).numpy())
+            bar.update(len(found))
+        return np.concatenate(found)
+
+    def build_from(self, x):
+        """Builds, where that has waited for the first data."""
+        if not self.built:
+            self.build(input_shape(x))
+
+    def _augmented(self, x, y, augment, kwargs):
+        """Arrays as an endless dataset of whole batches, every view augmented."""
+        kwargs = {**kwargs}
+        size = min(kwargs.pop("batch_size", None) or 32, count(y))
+        weights = kwargs.pop("sample_weight", None)
+        others = (y,) if weights is None else (y, weights)
+        step = int(self.optimizer.iterations.numpy())
+        views = [augment] * self.num_views
+        dataset = batches_of_views(x, others, views, size, self.seed or 0, step)
+        kwargs.setdefault("steps_per_epoch", count(y) // size)
+        return dataset, None, kwargs
 
     def _check_data(self, num_examples, examples):
         name = type(self).__name__
@@ -140,7 +209,8 @@ class MethodModel(NoisyLabelModel):
             )
 
     def train_on_batch(self, *args, **kwargs):
-        if self.is_supervised or self.memory() or self.reads_examples:
+        asks_more = self.reads_examples or self.takes_unlabeled_data
+        if self.is_supervised or self.memory() or asks_more:
             raise ValueError(
                 f"{type(self).__name__} needs more than a batch (it remembers its "
                 "examples, or takes a second stream of data): use fit()."
@@ -204,7 +274,10 @@ class MethodModel(NoisyLabelModel):
             }
         for name, data in (streams or {}).items():
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            x, index = split_index(x)
             batch[name] = {"x": x}
+            if index is not None:
+                batch[name]["index"] = self.replicas.gather(index)
             if y is not None:
                 targets = to_targets(y, self.num_classes)
                 batch[name]["targets"] = self.replicas.gather(targets)
@@ -230,6 +303,7 @@ class MethodModel(NoisyLabelModel):
                 "theta": values_of(network.trainable_variables),
                 "state": values_of(network.non_trainable_variables),
                 "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+                "step": tf.convert_to_tensor(self.optimizer.iterations.value),
                 "slots": slots,
             }
             for network in self.networks
@@ -361,6 +435,8 @@ class MethodModel(NoisyLabelModel):
 
     def get_config(self):
         settings = {name: getattr(self, name) for name in settings_of(type(self))}
+        if self.num_networks > 1:
+            settings["peer"] = self.peer
         return {
             **super().get_config(),
             "seed": self.seed,
@@ -371,6 +447,13 @@ class MethodModel(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
+
+
+def batch_size_of(x, kwargs):
+    """The batch size that `fit` goes by."""
+    if isinstance(x, tf.data.Dataset):
+        return keras.tree.flatten(x.element_spec)[0].shape[0] or 32
+    return kwargs.get("batch_size") or 32
 
 
 def _split_off_validation(x, y, kwargs):

@@ -37,6 +37,8 @@ class NoisyLabelModel(ClassifierModel):
             the input of the last Dense layer.
     """
 
+    # Whether a step compiles its pieces itself, by `once`, for several networks.
+    in_pieces = False
     # What a training step logs besides the loss and CLID.
     extra_logs: tuple[str, ...] = ()
 
@@ -251,9 +253,7 @@ class NoisyLabelModel(ClassifierModel):
     def compute(self, kind):
         """Returns the pure function of a step of this kind, compiled if asked for."""
         function = self.pure_step(kind)
-        # Of several networks the pieces are compiled, each for all of them: see `once`.
-        is_one = len(self.networks) == 1
-        whole = self._jit and not self.is_distributed and is_one
+        whole = self._jit and not self.is_distributed and not self.in_pieces
         if not whole:
             return function
         # Without AutoGraph, as elsewhere: it would wrap what a step raises in a page.

@@ -3,8 +3,12 @@
 from clidmu_tf.engine.method import Method
 from clidmu_tf.engine.settings import Declared, settings_of
 from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.methods.co_teaching import CoTeaching
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.dividemix import DivideMix
 from clidmu_tf.methods.elr import ELR
+from clidmu_tf.methods.fixmatch import FixMatch
+from clidmu_tf.methods.flexmatch import FlexMatch
 from clidmu_tf.methods.gce import GCE
 from clidmu_tf.methods.label_smoothing import LabelSmoothing
 from clidmu_tf.methods.mae import MAE
@@ -13,12 +17,17 @@ from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
+from clidmu_tf.methods.uda import UDA
 from clidmu_tf.methods.variational_rectification import VariationalRectification
 
 METHODS: dict[str, type[Method]] = {
     "clid_mu": CLIDMU,
+    "co_teaching": CoTeaching,
     "cross_entropy": CrossEntropy,
+    "dividemix": DivideMix,
     "elr": ELR,
+    "fixmatch": FixMatch,
+    "flexmatch": FlexMatch,
     "gce": GCE,
     "label_smoothing": LabelSmoothing,
     "mae": MAE,
@@ -27,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "mw_net": MWNet,
     "noisy_mw_net": NoisyMWNet,
     "small_loss": SmallLoss,
+    "uda": UDA,
     "vri": VariationalRectification,
 }
 

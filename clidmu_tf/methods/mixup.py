@@ -64,7 +64,7 @@ class MixUp(Method):
         share_seed, order_seed = self._two_seeds()
         rows = tf.range(tf.shape(batch["targets"])[0])
         return {
-            "share": _draw_beta(self.alpha, share_seed),
+            "share": draw_beta(self.alpha, share_seed),
             "partners": tf.random.experimental.stateless_shuffle(rows, order_seed),
         }
 
@@ -98,7 +98,7 @@ class MixUp(Method):
         return tf.unstack(tf.random.split(seed, 2))
 
 
-def _draw_beta(alpha, seed):
+def draw_beta(alpha, seed):
     """A draw of Beta(α, α), as the share of one of two gamma variates.
 
     A small α makes variates that underflow to zero. So their logarithms are drawn:

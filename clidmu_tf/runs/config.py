@@ -79,6 +79,15 @@ class RunSettings:
     )
     train_examples: int = setting(0, "Train on so many; 0: all.", least=0)
     augment: str = setting("", "Comma-separated: flip, crop, randaugment.")
+    strong_augment: str = setting(
+        "", "The same, of the strong view of unlabelled examples; empty: as --augment."
+    )
+    num_labels: int = setting(
+        0,
+        "Training examples that keep their label, noise and all, as many of each "
+        "class; the others are unlabelled; 0: all keep it.",
+        least=0,
+    )
 
     noise: str = setting("none", "Label noise to add.", tuple(noise.NOISES))
     noise_rate: float = setting(

@@ -93,6 +93,7 @@ class Experiment:
             source, name, config.noise, config.noise_rate, config.seed
         )
         source = datasets.hold_out(source, config.noisy_holdout, config.seed)
+        source = datasets.draw_labels(source, config.num_labels, config.seed)
         if len(source.train) < config.batch_size:
             raise UserError(
                 f"--batch_size={config.batch_size} is larger than the training data, "
@@ -108,7 +109,9 @@ class Experiment:
             self.source,
             config.batch_size,
             config.seed,
-            **datasets.augmentation(config.augment, bool(config.resize_size)),
+            **datasets.augmentation(
+                config.augment, bool(config.resize_size), config.strong_augment
+            ),
             strategy=self.strategy,
         )
 
@@ -122,7 +125,10 @@ class Experiment:
         """What the model needs to know of the data."""
         source, count = self.source, len(self.source.train)
         steps = self._config.steps_per_epoch or count // self._config.batch_size
-        return Described(source.class_names, source.image_shape, steps, count)
+        unlabeled = len(source.unlabeled) if source.unlabeled is not None else 0
+        return Described(
+            source.class_names, source.image_shape, steps, count, unlabeled
+        )
 
     @property
     def title(self) -> str:
@@ -148,6 +154,14 @@ class Experiment:
                 config.init_weights,
             )
             settings = config.method_settings(described.steps)
+            if METHODS[config.method].num_networks > 1:
+                settings["peer"] = models.build_classifier(
+                    config.backbone,
+                    described,
+                    config.seed + 1,
+                    config.precision,
+                    config.init_weights,
+                )
             model = METHODS[config.method](classifier, seed=config.seed, **settings)
             return models.compile_model(
                 model, described, self._optimizers(), config.jit, config.batch_scope
@@ -181,12 +195,33 @@ class Experiment:
             start_step: Steps that are done: the data go on from there.
         """
         return {
-            "x": self.data.batches(start_step, indexed=bool(self.model.memory())),
+            "x": self.data.batches(
+                start_step, bool(self.model.memory()), self.model.num_views
+            ),
             "shuffle": False,
+            **self.unlabeled_arguments(start_step),
             "num_examples": len(self.source.train),
             "examples": SplitExamples(self.data),
             **self.meta_arguments(start_step),
         }
+
+    def unlabeled_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """Those of `fit_arguments` that are of the unlabelled data.
+
+        Raises:
+            UserError: There are none, and the method needs them.
+        """
+        if not self.model.takes_unlabeled_data:
+            return {}
+        split = self.source.unlabeled
+        if split is None:
+            raise UserError(
+                f"--method={self.method} learns from examples without labels: give "
+                "--num_labels, how many keep theirs."
+            )
+        size = min(self.model.unlabeled_ratio * self._config.batch_size, len(split))
+        batches = self.data.batches_without_labels(size, start_step)
+        return {"unlabeled_data": batches, "num_unlabeled": len(split)}
 
     def meta_arguments(self, start_step: int = 0) -> dict[str, Any]:
         """Those of `fit_arguments` that are of the meta data, without the model.

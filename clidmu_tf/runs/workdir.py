@@ -36,12 +36,14 @@ class Described:
         steps: Steps of an epoch.
         num_examples: Examples that it trains on, each of which it may remember; 0 of
             a workdir of version 0.1, whose methods remembered none.
+        num_unlabeled: Examples that it trains on without their labels.
     """
 
     class_names: tuple
     image_shape: tuple
     steps: int
     num_examples: int = 0
+    num_unlabeled: int = 0
 
 
 class Workdir:
@@ -164,7 +166,8 @@ class Workdir:
             )
         found = json.loads(self.source.read_text())
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
-        return Described(names, shape, found["steps"], found.get("num_examples", 0))
+        counts = (found.get(name, 0) for name in ("num_examples", "num_unlabeled"))
+        return Described(names, shape, found["steps"], *counts)
 
     def write_source(self, described):
         """Keeps what the model needs to know of the data, which may then move away."""

@@ -185,7 +185,8 @@ def loss_gradient(
     with tf.GradientTape() as tape:
         tape.watch(logits)
         loss = training_loss(phi, features, logits, virtual)
-    return tape.gradient(loss, logits)
+    # A loss that gathers rows has a gradient that names them.
+    return tf.convert_to_tensor(tape.gradient(loss, logits))
 
 
 def virtual_step(

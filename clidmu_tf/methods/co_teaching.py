@@ -62,12 +62,14 @@ class CoTeaching(Method):
         gradual_epochs: Annotated[
             int, Setting("Epochs over which that share rises from 0.", least=1)
         ] = 10,
+        peer=None,
         **kwargs,
     ):
         super().__init__(
             classifier,
             forget_rate=forget_rate,
             gradual_epochs=gradual_epochs,
+            peer=peer,
             **kwargs,
         )
 

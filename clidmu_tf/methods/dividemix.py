@@ -144,6 +144,7 @@ class DivideMix(Method):
         loss_epochs: Annotated[
             int, Setting("Epochs whose losses are averaged for the split.", least=1)
         ] = 1,
+        peer=None,
         **kwargs,
     ):
         super().__init__(
@@ -157,6 +158,7 @@ class DivideMix(Method):
             confidence_penalty=confidence_penalty,
             labeled_only=labeled_only,
             loss_epochs=loss_epochs,
+            peer=peer,
             **kwargs,
         )
 

@@ -31,7 +31,7 @@ class UDA(SemiSupervised):
         heat: Divides the logits of the targets; below 1 sharpens them.
         annealing: How the limit rises above which a label teaches no more, so that few
             labels are not learnt by heart: `"none"`, `"linear"`, `"exp"` or `"log"`.
-        annealing_steps: Steps over which it rises.
+        annealing_steps: Steps over which it rises, 1 or more where it does.
         unlabeled_weight: Weight λ_u ≥ 0 of the unlabelled examples' loss.
         unlabeled_ratio: Unlabelled examples a step for each labelled one.
         ema_momentum: Of the weights' moving average, which predicts.
@@ -68,8 +68,8 @@ class UDA(SemiSupervised):
             Setting("How the limit of labels that still teach rises.", ANNEALINGS),
         ] = "none",
         annealing_steps: Annotated[
-            int, Setting("Epochs over which it rises.", least=1, in_epochs=True)
-        ] = 10000,
+            int, Setting("Epochs over which it rises.", least=0, in_epochs=True)
+        ] = 0,
         unlabeled_weight: UnlabeledWeight = 1.0,
         unlabeled_ratio: UnlabeledRatio = 7,
         ema_momentum: EmaMomentum = 0.999,
@@ -86,6 +86,15 @@ class UDA(SemiSupervised):
             ema_momentum=ema_momentum,
             **kwargs,
         )
+
+    def fit(self, *args, **kwargs):
+        """As `SemiSupervised.fit`."""
+        if self.annealing != "none" and not self.annealing_steps:
+            raise ValueError(
+                f"annealing={self.annealing!r} needs annealing_steps, over how many "
+                "the limit rises; received annealing_steps=0."
+            )
+        return super().fit(*args, **kwargs)
 
     def says(self, weak_logits, batch, slots):
         return *confident_distributions(weak_logits, self.threshold, self.heat), {}

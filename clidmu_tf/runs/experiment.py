@@ -230,6 +230,8 @@ class Experiment:
             UserError: The data cannot give what the method needs.
         """
         config, method = self._config, METHODS[self._config.method]
+        if not method.takes_meta_optimizer:
+            return {}
         if method.reads_examples:  # it makes its meta batches itself
             return {"meta_batch_size": config.meta_batch_size or config.batch_size}
         settings = config.method_settings(1)

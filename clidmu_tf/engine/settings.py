@@ -79,7 +79,18 @@ class Declared:
 
 
 def settings_of(method: type) -> dict[str, Declared]:
-    """Returns the settings that a method's constructor declares, by name, in order."""
+    """Returns the settings that a method's constructor declares, by name, in order.
+
+    Those of a method that `combines` others are theirs and its own, but for `inner`.
+    """
+    combined = getattr(method, "combines", ())
+    found = {n: d for part in combined for n, d in settings_of(part).items()}
+    if combined:
+        found.pop("inner", None)
+    return found | _declared_by(method)
+
+
+def _declared_by(method: type) -> dict[str, Declared]:
     constructor = _constructor(method)
     hints = typing.get_type_hints(constructor, include_extras=True)
     found = {}
@@ -106,7 +117,8 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
         kwargs: What it is given by name.
     """
     signature = inspect.signature(_constructor(method))
-    own = [name for name in signature.parameters if name not in ("self", "kwargs")]
+    own = [n for n in signature.parameters if n not in ("self", "args", "kwargs")]
+    own = list(dict.fromkeys([*own, *settings_of(method)]))
     unknown = [n for n in kwargs if n not in {*own, *OF_METHODS, *OF_KERAS}]
     if unknown:
         raise ValueError(
@@ -114,6 +126,7 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
             f"{', '.join(dict.fromkeys([*own, *OF_METHODS]))}."
         )
     given = signature.bind_partial(None, *args, **kwargs).arguments
+    given = {**given, **given.get("kwargs", {})}
     for name, declared in settings_of(method).items():
         if name in given:
             declared.setting.check(name, given[name])

@@ -2,6 +2,7 @@
 
 from clidmu_tf.engine.method import Method
 from clidmu_tf.engine.settings import Declared, settings_of
+from clidmu_tf.methods import combined
 from clidmu_tf.methods.clid_mu import CLIDMU
 from clidmu_tf.methods.co_teaching import CoTeaching
 from clidmu_tf.methods.cross_entropy import CrossEntropy
@@ -41,9 +42,25 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+# Methods joined with an inner one, by both names.
+JOINED: dict[str, type[Method]] = {
+    f"clid_mu+{inner}": found for inner, found in combined.CLIDMU.joined.items()
+}
+
+
+def method_of(name: str) -> type[Method]:
+    """The class of a method, or of `"outer+inner"`."""
+    return METHODS[name] if name in METHODS else JOINED[name]
+
+
 def flags_of(method: str) -> dict[str, tuple[str, Declared]]:
     """Returns the flags of a method: for each its setting's name, and what that is."""
+    settings = settings_of(method_of(method))
+    found: dict[str, str] = {}
+    for part in method.split("+")[::-1]:
+        theirs = [name for name in settings_of(METHODS[part]) if name in settings]
+        found |= {name: part for name in theirs if name not in found}
     return {
-        declared.setting.flag or f"{method}_{name}": (name, declared)
-        for name, declared in settings_of(METHODS[method]).items()
+        declared.setting.flag or f"{found[name]}_{name}": (name, declared)
+        for name, declared in settings.items()
     }

@@ -90,21 +90,24 @@ class CoTeaching(Method):
             )
             for here in heres
         ]
-        return [
-            self.learn(kind, values[i], x, batch, heres[i], kept[1 - i]) for i in (0, 1)
-        ]
+        return self.learn(kind, forward, values, x, batch, heres, kept[::-1])
 
-    def learn(self, kind, values, x, batch, here, kept):
-        """The step of one network.
+    def learn(self, kind, forward, values, x, batch, heres, kept):
+        """What the step of each network comes to.
 
         Args:
-            here: The forward pass of the batch.
-            kept: `(n,)`, ones and zeros: the examples that the other one chose.
+            heres: The forward pass of each through the batch.
+            kept: `(n,)` ones and zeros for each: the examples that the other one chose.
         """
+        return [
+            self._learn(batch, here, chosen)
+            for here, chosen in zip(heres, kept, strict=True)
+        ]
 
+    def _learn(self, batch, here, chosen):
         def training_loss(phi, features, logits, virtual):
             losses = self.example_losses(logits, batch)
-            return mean_over(losses * batch["sample_weight"], kept)
+            return mean_over(losses * batch["sample_weight"], chosen)
 
         gradient = real_gradient(training_loss, None, here)
         loss = training_loss(None, here.features, here.logits, False)

@@ -22,6 +22,8 @@ from clidmu_tf.methods.reweighting import PriorPenalty
 
 logger = logging.getLogger(__name__)
 
+TINY = 1e-12  # Keeps the logarithm of a probability finite.
+
 
 class Mixed(NamedTuple):
     """What one network learns from in a step: both views of a batch, mixed.
@@ -31,12 +33,14 @@ class Mixed(NamedTuple):
         targets: `(2n, num_classes)` of all replicas, first views first.
         is_labeled: `(2n,)`, ones where the label counts, else zeros.
         sizes: This replica's rows of each view.
+        noise: What a weight net draws for them, or `None`.
     """
 
     x: Any
     targets: tf.Tensor
     is_labeled: tf.Tensor
     sizes: list
+    noise: tf.Tensor | None = None
 
 
 @keras.saving.register_keras_serializable("clidmu_tf")
@@ -100,7 +104,7 @@ class DivideMix(Method):
     reads_examples = True
     is_random = True
     in_pieces = True
-    extra_logs = ("labeled",)
+    extra_logs: tuple[str, ...] = ("labeled",)
 
     def __init__(
         self,
@@ -230,14 +234,13 @@ class DivideMix(Method):
             return [learn(v, views[0], batch) for v in values]
         guess = self.once(self._guess)
         guesses = [self.replicas.gather(guess(v, views)) for v in values]
-        learn = self.learner(kind, forward)
-        results = []
-        for i, own in enumerate(values):
-            mixed = self._mixed(i, views, batch, guesses)
-            result = learn(i, own, mixed, views[0], batch)
-            # What the network predicts of the batch, for the metrics.
-            results.append(result._replace(logits=tf.math.log(guesses[i] + 1e-12)))
-        return results
+        mixed = [self._mixed(i, views, batch, guesses) for i in range(len(values))]
+        results = self.learn(kind, forward, values, mixed, views[0], batch)
+        # What the networks predict of the batch, for the metrics.
+        return [
+            result._replace(logits=tf.math.log(guess + TINY))
+            for result, guess in zip(results, guesses, strict=True)
+        ]
 
     def _warm_up(self, forward, values, x, batch):
         here = forward(values["theta"], values["state"], x)
@@ -293,45 +296,50 @@ class DivideMix(Method):
             [size, size],
         )
 
-    def learner(self, kind, forward):
-        """Returns how a network takes a step: `(i, values, mixed, x, batch) → result`.
+    def learn(self, kind, forward, values, mixed, x, batch):
+        """What the step of each network comes to.
 
         Args:
-            kind: The kind of step.
-            forward: `(theta, state, x) → Forward`.
+            mixed: What each learns from.
+            x: This replica's inputs as they are, of one view.
         """
         learn = self.once(functools.partial(self._learn, forward))
-        return lambda i, values, mixed, x, batch: learn(values, mixed)
+        return [learn(own, rows) for own, rows in zip(values, mixed, strict=True)]
 
     def _learn(self, forward, values, mixed):
-        here = self.ordered(forward(values["theta"], values["state"], mixed.x), mixed)
-        return self.result(self.mixed_loss(values, mixed), None, here, mixed)
-
-    def ordered(self, here, mixed):
-        """A forward pass whose rows, of all replicas, stand as the targets do."""
-        parts = self.replicas.parts(mixed.sizes)
-
-        def in_order(rows):
-            return tf.concat(parts(rows), axis=0)
-
-        order = in_order(tf.range(tf.shape(here.logits)[0]))
-        back = tf.argsort(order)
-        return Forward(
-            in_order(here.features),
-            in_order(here.logits),
-            here.state,
-            lambda u: here.pullback(tf.gather(u, back)),
-            lambda u: here.gradient(tf.gather(u, back)),
-        )
-
-    def mixed_loss(self, values, mixed):
-        """L of the mixed rows: `(phi, features, logits, virtual) → scalar`."""
-
         def training_loss(phi, features, logits, virtual):
             lx, lu = divided_losses(logits, mixed.targets, mixed.is_labeled)
             return self.whole_loss(values, mixed, lx, lu, logits)
 
-        return training_loss
+        forward = self.in_order(forward, mixed)
+        here = forward(values["theta"], values["state"], mixed.x)
+        return self.result(training_loss, None, here, mixed)
+
+    def in_order(self, forward, mixed):
+        """Forward passes in which the mixed rows, of all replicas, stand as targets do.
+
+        A replica's rows are those of both views; of the targets, all of the first view
+        stand before the second.
+        """
+        if not self.is_distributed:
+            return forward
+        parts = self.replicas.parts(mixed.sizes)
+
+        def ordered(theta, state, x):
+            here = forward(theta, state, x)
+            if x is not mixed.x:
+                return here
+            order = tf.concat(parts(tf.range(tf.shape(here.logits)[0])), axis=0)
+            back = tf.argsort(order)
+            return Forward(
+                tf.gather(here.features, order),
+                tf.gather(here.logits, order),
+                here.state,
+                lambda u: here.pullback(tf.gather(u, back)),
+                lambda u: here.gradient(tf.gather(u, back)),
+            )
+
+        return ordered
 
     def whole_loss(self, values, mixed, lx, lu, logits):
         """The sum of both parts and the penalty, in the form that is asked for."""

@@ -104,7 +104,7 @@ class Reweighting(Method):
         **kwargs: As for `keras.Model`.
     """
 
-    extra_logs = ("meta_loss", "mean_weight", "meta_grad_norm")
+    extra_logs: tuple[str, ...] = ("meta_loss", "mean_weight", "meta_grad_norm")
     takes_meta_optimizer = True
     is_random = True  # VRI samples
     numbered_variables = CLASS_SLOTS
@@ -127,8 +127,8 @@ class Reweighting(Method):
     ):
         super().__init__(
             classifier,
-            feature_layer,
-            seed,
+            feature_layer=feature_layer,
+            seed=seed,
             weight_net=weight_nets.get(weight_net),
             meta_objective=meta_objective,
             temperature=temperature,
@@ -164,7 +164,12 @@ class Reweighting(Method):
             # Layers may have been frozen or thawed since the last compile().
             scope = "all" if self.virtual_scope == "auto" else self.virtual_scope
             self._virtual = virtual_variables(self.classifier, scope)
-            self.meta_optimizer.build(self.weight_net.trainable_variables)
+            self.meta_optimizer.build(self.meta_variables)
+
+    @property
+    def meta_variables(self):
+        """What the meta optimizer moves."""
+        return self.weight_net.trainable_variables
 
     def compile(self, optimizer="sgd", meta_optimizer=None, **kwargs):
         """Configures training.

@@ -74,7 +74,7 @@ class SemiSupervised(Method):
         **kwargs: As for `Method`.
     """
 
-    extra_logs = ("confident",)
+    extra_logs: tuple[str, ...] = ("confident",)
     takes_unlabeled_data = True
 
     def __init__(
@@ -180,14 +180,24 @@ class SemiSupervised(Method):
                 f"labelled ones; received {[tuple(a.shape) for a in arrays][0]}."
             )
 
-    def step(self, kind, forward, values, x, batch, labeled=None):
-        """A step.
+    def step(self, kind, forward, values, x, batch):
+        result, _ = self.join(forward, values, x, batch)
+        return result
+
+    def join(self, forward, values, x, batch, labeled=None):
+        """A step on labels and unlabelled examples together.
 
         Args:
+            forward: `(theta, state, x) → Forward`.
+            values: As for `step`.
+            x: As for `step`.
+            batch: As for `step`.
             labeled: The labelled part's loss, `(features, logits) → scalar`, from
                 whoever weighs the labels; `None` for the method's own.
+
+        Returns:
+            The `StepResult`, and the `Forward` of the labelled part.
         """
-        x, batch = self.prepare(x, batch)
         theta, state = values["theta"], values["state"]
         weak, strong = views_of(batch["unlabeled"]["x"])
         _, weak_logits, _ = self.network.apply(theta, state, weak)
@@ -215,7 +225,8 @@ class SemiSupervised(Method):
             **self.reference_logs(labels),
             "confident": tf.reduce_mean(mask),
         }
-        return StepResult(gradient, here.state, labels.logits, logs, slots)
+        result = StepResult(gradient, here.state, labels.logits, logs, slots)
+        return result, labels
 
     def gather_everywhere(self, tensor):
         """What all replicas hold, also where losses see one replica's part alone."""

@@ -209,6 +209,12 @@ class VRI(keras.layers.Layer):
         return self.mean(hidden), self.log_variance(hidden)
 
 
+def another(weight_net):
+    """A weight net of the same kind, its weights drawn anew."""
+    config = weight_net.get_config()
+    return type(weight_net).from_config({**config, "name": f"peer_{weight_net.name}"})
+
+
 WEIGHT_NETS = {"wnet": WNet, "vri": VRI}
 
 

@@ -275,9 +275,14 @@ class TrainingData(Reader):
             *(split, batch_size, self.seed + META_SEED, start_step), labelled=labelled
         )
 
-    def sample(self, most: int) -> Split:
-        """A random part of the training data, the same in all of a run."""
-        split = self.source.train
+    def sample(self, most: int, split: Split | None = None) -> Split:
+        """A random part of the training data, or of a split, the same in all of a run.
+
+        Args:
+            most: Examples, at most.
+            split: The split; `None` for the labelled training data.
+        """
+        split = self.source.train if split is None else split
         chosen = np.random.default_rng(self.seed).permutation(len(split))[:most]
         return split.take(np.sort(chosen))
 

@@ -13,7 +13,6 @@ from clidmu_tf.data import Source, Split
 from clidmu_tf.engine.callbacks import SnapshotEnsemble
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS
 from clidmu_tf.runs import datasets, export, models, strategies
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import SplitExamples, TrainingData
@@ -47,7 +46,7 @@ class Experiment:
     ):
         self._config = config
         self.strategy = strategy
-        self.method: str = config.method
+        self.method: str = config.full_method
         self.epochs: int = config.epochs
         self.checkpoint_every: int = config.checkpoint_every
         self.meta_examples: int = config.meta_examples
@@ -154,7 +153,7 @@ class Experiment:
                 config.init_weights,
             )
             settings = config.method_settings(described.steps)
-            if METHODS[config.method].num_networks > 1:
+            if config.method_class.num_networks > 1:
                 settings["peer"] = models.build_classifier(
                     config.backbone,
                     described,
@@ -162,7 +161,7 @@ class Experiment:
                     config.precision,
                     config.init_weights,
                 )
-            model = METHODS[config.method](classifier, seed=config.seed, **settings)
+            model = config.method_class(classifier, seed=config.seed, **settings)
             return models.compile_model(
                 model, described, self._optimizers(), config.jit, config.batch_scope
             )
@@ -178,7 +177,7 @@ class Experiment:
                 config.optimizer, rate, config.weight_decay, config.momentum
             )
         }
-        if METHODS[config.method].takes_meta_optimizer:
+        if config.method_class.takes_meta_optimizer:
             found["meta_optimizer"] = build(
                 config.meta_optimizer,
                 config.meta_learning_rate,
@@ -229,12 +228,14 @@ class Experiment:
         Raises:
             UserError: The data cannot give what the method needs.
         """
-        config, method = self._config, METHODS[self._config.method]
+        config = self._config
+        method = config.method_class
         if not method.takes_meta_optimizer:
             return {}
-        if method.reads_examples:  # it makes its meta batches itself
-            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
         settings = config.method_settings(1)
+        if not method.takes_meta_data(settings) and method.reads_examples:
+            # It makes its meta batches itself.
+            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
         supervised = method.wants_clean_labels(settings)
         if not (config.meta_batch_size or supervised):
             return {}
@@ -246,6 +247,8 @@ class Experiment:
                 "given labels judge: leave it out, or give --meta_objective=clid."
             )
         split = self.meta_split
+        if settings.get("meta_from") == "unlabeled" and self.source.unlabeled:
+            split = self.data.sample(self.meta_examples, self.source.unlabeled)
         if supervised:
             split = datasets.with_clean_labels(split, config.method)
         if config.meta_batch_size > len(split):

@@ -18,7 +18,7 @@ from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.engine.examples import ArrayExamples, with_index
 from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.methods import JOINED, METHODS, flags_of, method_of
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs import config as config_module
 from clidmu_tf.runs import tasks
@@ -66,7 +66,10 @@ class Case:
     """A method and its fits, each of which is made once, for the test that asks."""
 
     def __init__(self, name, folder):
-        self.name, self.method, self.folder = name, METHODS[name], folder
+        self.name, self.method, self.folder = name, method_of(name), folder
+        # What the command line calls it.
+        outer, _, inner = name.partition("+")
+        self.flags = {"method": outer} | ({"inner": inner} if inner else {})
         assert self.method.least_batch <= BATCH, "the contract needs larger batches"
 
     def model(self, run_eagerly=True, **arguments):
@@ -140,7 +143,7 @@ def fresh_session():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=[*METHODS, *JOINED])
 def case(request, tmp_path_factory):
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -207,7 +210,7 @@ def on_devices(tmp_path_factory):
             {**settings, "method": name, "strategy": where, "eager": where == "none"},
             folder / f"{name}.{where}.npz",
         )
-        for name, where in itertools.product(METHODS, ("none", "mirrored"))
+        for name, where in itertools.product([*METHODS, *JOINED], ("none", "mirrored"))
     ]
     finish(start(jobs), timeout=900)
     return folder
@@ -240,7 +243,7 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
     count = 1 + case.method.takes_unlabeled_data
     config = Config(
-        method=case.name,
+        **case.flags,
         workdir=str(tmp_path / "run"),
         train_examples=count * EXAMPLES,
         num_labels=EXAMPLES if count > 1 else 0,
@@ -359,7 +362,7 @@ def test_values_out_of_range_are_refused_by_name(case):
             make = functools.partial(case.method, classifier(), **{name: value})
             assert_refused(make, f"{name} must be", repr(value))
             flag = flags[name]
-            make = functools.partial(Config, method=case.name, **{flag: value})
+            make = functools.partial(Config, **case.flags, **{flag: value})
             assert_refused(make, f"--{flag} must be", repr(value), error=UserError)
 
 
@@ -371,8 +374,8 @@ def test_settings_of_another_method_are_refused_or_named(case):
         assert_refused(make, f"{case.method.__name__} has no setting {name}", *own)
     for other in METHODS:
         for flag, (_, declared) in flags_of(other).items():
-            if flag not in flags_of(case.name):
-                config = Config(method=case.name, **{flag: another(declared)})
+            if flag not in {*flags_of(case.name), *case.flags}:
+                config = Config(**case.flags, **{flag: another(declared)})
                 assert [text.split("=")[0] for text in config.unused()] == [f"--{flag}"]
 
 
@@ -392,7 +395,7 @@ def test_batches_that_are_too_small_are_refused(case, monkeypatch):
             case.model().fit, X[:examples], Y[:examples], batch_size=size, **further
         )
         assert_refused(fit, f"needs batches of {least}", f"{last} of them in the last")
-    make = functools.partial(Config, method=case.name, batch_size=least - 1)
+    make = functools.partial(Config, **case.flags, batch_size=least - 1)
     assert_refused(make, f"needs {least} examples a batch", error=UserError)
 
 

@@ -171,6 +171,8 @@ class DivideMix(Method):
     def build_method(self):
         super().build_method()
         self.add_slot("unlabeled_weight_now", ())
+        # Of each network's losses: range, means, variances and weights; see `weigh`.
+        self.add_slot("mixture", (2, 8))
 
     def memory(self):
         # How likely each label is right, in the eyes of each network's other one; and
@@ -184,21 +186,35 @@ class DivideMix(Method):
             return
         now = unlabeled_weight(epoch, self.unlabeled_weight, self.warmup_epochs)
         self.slots["unlabeled_weight_now"].assign(now)
-        losses = np.stack(
-            [min_max_scaled(self.losses_of_all(n)) for n in self.networks], axis=-1
+        losses = [self.losses_of_all(network) for network in self.networks]
+        scaled = np.stack([min_max_scaled(one) for one in losses], axis=-1)
+        scaled = self._with_the_past(scaled, min(done + 1, self.loss_epochs))
+        found = [fit_mixture(one, self.seed or 0) for one in scaled.T]
+        self.slots["mixture"].assign(
+            [
+                [one.min(), one.max(), *fit.means, *fit.variances, *fit.weights]
+                for one, fit in zip(losses, found, strict=True)
+            ]
         )
-        losses = self._with_the_past(losses, min(done + 1, self.loss_epochs))
-        clean = [fit_mixture(one, self.seed or 0).probability for one in losses.T]
-        self.memories["clean"].assign(np.stack(clean[::-1], axis=-1))
-        for i, probability in enumerate(clean[::-1]):
-            labeled = np.count_nonzero(probability > self.threshold)
-            if labeled in (0, len(probability)):
-                logger.warning(
-                    "Epoch %d of network %d has %s: its losses do not fall into two "
-                    "groups.",
-                    *(epoch + 1, i + 1),
-                    "no label to believe" if not labeled else "no label to doubt",
-                )
+        # Each network learns by what the other one finds.
+        clean = np.stack([fit.probability for fit in found[::-1]], axis=-1)
+        self.memories["clean"].assign(clean)
+        for i, is_labeled in enumerate(clean.T > self.threshold):
+            self._say_what_is_odd(f"Epoch {epoch + 1}, network {i + 1}", is_labeled)
+
+    def _say_what_is_odd(self, where, is_labeled):
+        """Warns where a split has nothing on one side, of all labels or of a class."""
+        labels = to_targets(self.examples.labels(), self.num_classes)
+        given = np.argmax(labels, axis=-1)
+        believed = np.bincount(given[is_labeled], minlength=self.num_classes)
+        missing = np.flatnonzero((believed == 0) & np.isin(range(len(believed)), given))
+        if is_labeled.all():
+            logger.warning("%s: every label is believed, and none guessed.", where)
+        elif not is_labeled.any():
+            logger.warning("%s: no label is believed, and all are guessed.", where)
+        elif len(missing):
+            classes = ", ".join(map(str, missing))
+            logger.warning("%s: no label of class %s is believed.", where, classes)
 
     def _with_the_past(self, losses, epochs):
         """The mean of the scaled losses of so many epochs, this one among them."""
@@ -363,7 +379,24 @@ class DivideMix(Method):
     # --- use
 
     def weigh(self, x, y):
-        """How likely each label is by both networks, as the split goes by losses."""
-        _, logits = self.in_use(x)
+        """How likely each label is right, by the last split of both networks."""
         targets = to_targets(y, self.num_classes)
-        return tf.reduce_sum(targets * tf.nn.softmax(logits), axis=-1)
+        mixtures = tf.unstack(self.slots["mixture"].value)
+        found = [
+            _posterior(cross_entropy(network(x)[1], targets), mixture)
+            for network, mixture in zip(self.networks, mixtures, strict=True)
+        ]
+        return tf.add_n(found) / len(found)
+
+
+def _posterior(losses, mixture):
+    """Of the lower component; ones before the first split, and of equal losses."""
+    low, high, *means, first, second, share, other = tf.unstack(mixture)
+    scaled = (losses - low) / tf.maximum(high - low, TINY)
+    logs = [
+        tf.math.log(weight / tf.sqrt(variance)) - (scaled - mean) ** 2 / (2 * variance)
+        for mean, variance, weight in zip(
+            means, (first, second), (share, other), strict=True
+        )
+    ]
+    return tf.where(high > low, tf.sigmoid(logs[0] - logs[1]), 1.0)

@@ -162,8 +162,10 @@ class SemiSupervised(Method):
                 self.seed or 0,
                 int(self.optimizer.iterations.numpy()),
             )
-        elif isinstance(unlabeled_data.element_spec, tuple):
-            unlabeled_data = unlabeled_data.map(_as_views).repeat()
+        elif isinstance(unlabeled_data, tf.data.Dataset):
+            if isinstance(unlabeled_data.element_spec, tuple):
+                unlabeled_data = unlabeled_data.map(_as_views).repeat()
+            self._check_shape(split_index(unlabeled_data.element_spec)[0])
         if num_unlabeled:
             self.build_memory(None, num_unlabeled)
         streams = {"unlabeled": unlabeled_data, **(kwargs.pop("streams", None) or {})}
@@ -171,7 +173,7 @@ class SemiSupervised(Method):
 
     def _check_shape(self, unlabeled_data):
         inputs = self.classifier.inputs
-        arrays = keras.tree.flatten(unlabeled_data)
+        arrays = keras.tree.flatten(views_of(unlabeled_data)[0])
         wanted = [tuple(tensor.shape[1:]) for tensor in inputs]
         found = [tuple(array.shape[1:]) for array in arrays]
         if found != wanted:

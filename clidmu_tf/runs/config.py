@@ -80,7 +80,9 @@ class RunSettings:
         "refuse", "A file that is no image.", ("refuse", "skip")
     )
     train_examples: int = setting(0, "Train on so many; 0: all.", least=0)
-    augment: str = setting("", "Comma-separated: flip, crop, randaugment.")
+    augment: str = setting(
+        "", "Comma-separated: flip, crop, randaugment (or randaugment:3:5)."
+    )
     strong_augment: str = setting(
         "", "The same, of the strong view of unlabelled examples; empty: as --augment."
     )

@@ -363,7 +363,8 @@ def augmentation(words: str, is_window: bool, strong: str = "") -> dict[str, Any
 
     def build(words):
         words = [word.strip() for word in words.split(",")]
-        return augment.build(",".join(w for w in words if w not in of_window))
+        rest = [word for word in words if word.split(":")[0] not in of_window]
+        return augment.build(",".join(rest))
 
     return {
         "augment": build(words),

@@ -25,12 +25,14 @@ from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.dividemix import DivideMix
 from clidmu_tf.methods.fixmatch import FixMatch
 from clidmu_tf.methods.flexmatch import FlexMatch
-from clidmu_tf.methods.reweighting import CLASS_SLOTS
+from clidmu_tf.methods.reweighting import CLASS_SLOTS, WeightNet
 from clidmu_tf.methods.semi_supervised import SemiSupervised
 from clidmu_tf.methods.uda import UDA
 from clidmu_tf.methods.weighting import Weighting
 from clidmu_tf.nets.weight_nets import WNet, another
 
+# All but the given labels, which judge whole batches by the last layer alone.
+META_OBJECTIVES = ("auto", "clid", "cross_entropy", "mae")
 META_FROM = ("unlabeled", "labeled")
 
 
@@ -43,25 +45,22 @@ class WithInner(CLIDMU):
     def __init__(
         self,
         classifier,
-        weight_net="wnet",
-        meta_objective="auto",
+        weight_net: WeightNet = "wnet",
+        meta_objective: Annotated[
+            str,
+            Setting(
+                "What judges the virtual step; auto: clid.",
+                META_OBJECTIVES,
+                flag="meta_objective",
+            ),
+        ] = "auto",
         *args,
         inner=None,
         **kwargs,
     ):
-        name = self.combines[1].__name__
-        if meta_objective == "noisy_mae":
+        if inner not in (None, self.inner):
             raise ValueError(
-                "meta_objective='noisy_mae' judges by the given labels alone, and goes "
-                f"with no inner method; received inner={inner!r}: use 'clid', or leave "
-                "it out."
-            )
-        if inner not in (
-            None,
-            *(n for n, c in CLIDMU.joined.items() if c is type(self)),
-        ):
-            raise ValueError(
-                f"inner of {type(self).__name__} is {name}; received {inner!r}."
+                f"inner of {type(self).__name__} is {self.inner!r}; received {inner!r}."
             )
         weight_net = WNet() if weight_net == "wnet" else weight_net
         super().__init__(classifier, weight_net, meta_objective, *args, **kwargs)

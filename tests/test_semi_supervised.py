@@ -12,7 +12,7 @@ from clidmu_tf import data
 from clidmu_tf.data import augment
 from clidmu_tf.engine.examples import batches_of_views, split_index, views_of
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods.combined import PartWeighting
+from clidmu_tf.methods.clid_mu_inner import PartWeighting
 from clidmu_tf.runs import datasets
 from golden_methods import DENSE, METHODS, one_hot
 
@@ -190,6 +190,26 @@ def test_inner_brings_its_settings_and_refuses_what_does_not_fit():
         clidmu.CLIDMU(classifier(), inner="elr")
     with pytest.raises(ValueError, match="has no setting threshold"):
         clidmu.CLIDMU(classifier(), threshold=0.7)
+
+
+def test_a_virtual_step_may_have_the_optimizers_momentum():
+    def trained(steps, **settings):
+        model = clidmu.CLIDMU(classifier(), inner="fixmatch", seed=1, **settings)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, keras.optimizers.SGD(10.0), run_eagerly=True)
+        fit(model, unlabeled_data=UNLABELED, epochs=1, steps_per_epoch=steps)
+        return np.concatenate([w.ravel() for w in model.weight_net.get_weights()])
+
+    # The first step has no momentum yet; the second one has.
+    first, second = (
+        [trained(steps, virtual_momentum=own) for own in (False, True)]
+        for steps in (1, 2)
+    )
+    np.testing.assert_allclose(*first, atol=1e-6)
+    assert np.abs(second[0] - second[1]).max() > 1e-6
+    model = clidmu.CLIDMU(classifier(), inner="uda", virtual_momentum=True)
+    with pytest.raises(ValueError, match="takes the step of SGD with momentum"):
+        model.compile("adam")
 
 
 def test_the_weighted_part_is_the_authors():

@@ -2,8 +2,13 @@
 
 from clidmu_tf.engine.method import Method
 from clidmu_tf.engine.settings import Declared, settings_of
-from clidmu_tf.methods import combined
 from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.methods.clid_mu_semi_supervised import (
+    UDACLIDMU,
+    FixMatchCLIDMU,
+    FlexMatchCLIDMU,
+)
+from clidmu_tf.methods.clid_mu_two_networks import CoTeachingCLIDMU, DivideMixCLIDMU
 from clidmu_tf.methods.co_teaching import CoTeaching
 from clidmu_tf.methods.cross_entropy import CrossEntropy
 from clidmu_tf.methods.dividemix import DivideMix
@@ -44,7 +49,11 @@ METHODS: dict[str, type[Method]] = {
 
 # Methods joined with an inner one, by both names.
 JOINED: dict[str, type[Method]] = {
-    f"clid_mu+{inner}": found for inner, found in combined.CLIDMU.joined.items()
+    "clid_mu+co_teaching": CoTeachingCLIDMU,
+    "clid_mu+dividemix": DivideMixCLIDMU,
+    "clid_mu+fixmatch": FixMatchCLIDMU,
+    "clid_mu+flexmatch": FlexMatchCLIDMU,
+    "clid_mu+uda": UDACLIDMU,
 }
 
 

@@ -30,7 +30,7 @@ from clidmu_tf.nets.weight_nets import WNet
 JUDGED = {"starts_even": True, "least": 1e-3}
 
 
-# What `inner` may name; `methods.combined` says what each comes to.
+# What `inner` may name; `clid_mu_inner` says what each comes to.
 INNERS = ("none", "co_teaching", "dividemix", "fixmatch", "flexmatch", "uda")
 
 

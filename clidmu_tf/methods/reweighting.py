@@ -258,8 +258,10 @@ class Reweighting(Method):
         return {"noise": normal}
 
     def values(self):
-        phi = values_of(self.weight_net.trainable_variables)
-        return {**super().values(), "phi": phi}
+        found = super().values()
+        if self.num_networks == 1:
+            found["phi"] = values_of(self.weight_net.trainable_variables)
+        return found
 
     def step(self, kind, forward, values, x, batch):
         classes = [values["slots"][name] for name in CLASS_SLOTS]

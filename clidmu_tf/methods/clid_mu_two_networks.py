@@ -1,213 +1,21 @@
-"""CLID-MU joined with another method, whose labelled part it weighs.
-
-`CLIDMU(classifier, inner="fixmatch")` is one of these classes: an inner method, whose
-labels' loss is that of CLID-MU's weights, and CLID-MU's meta step before it. Their
-settings are those of both.
-"""
+"""CLID-MU with two networks: it weighs the labels of co-teaching and DivideMix."""
 
 import functools
 from typing import Annotated
 
-import keras
 import tensorflow as tf
 
 from clidmu_tf.core.divide import divided_losses
-from clidmu_tf.core.losses import cross_entropy, mean_over
 from clidmu_tf.core.meta_gradient import meta_step, real_gradient
-from clidmu_tf.engine.examples import views_of
 from clidmu_tf.engine.method import StepResult
-from clidmu_tf.engine.method_model import MethodModel
 from clidmu_tf.engine.network import values_of
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.methods.clid_mu_inner import PartWeighting, WithInner, joins
 from clidmu_tf.methods.co_teaching import CoTeaching
-from clidmu_tf.methods.cross_entropy import mean_cross_entropy
 from clidmu_tf.methods.dividemix import DivideMix
-from clidmu_tf.methods.fixmatch import FixMatch
-from clidmu_tf.methods.flexmatch import FlexMatch
-from clidmu_tf.methods.reweighting import CLASS_SLOTS, WeightNet
-from clidmu_tf.methods.semi_supervised import SemiSupervised
-from clidmu_tf.methods.uda import UDA
-from clidmu_tf.methods.weighting import Weighting
-from clidmu_tf.nets.weight_nets import WNet, another
-
-# All but the given labels, which judge whole batches by the last layer alone.
-META_OBJECTIVES = ("auto", "clid", "cross_entropy", "mae")
-META_FROM = ("unlabeled", "labeled")
-
-
-class WithInner(CLIDMU):
-    """What all of them share: CLID, or meta labels, judge; not the given labels."""
-
-    combines: tuple[type, ...] = ()
-    judged_by_labels = False
-
-    def __init__(
-        self,
-        classifier,
-        weight_net: WeightNet = "wnet",
-        meta_objective: Annotated[
-            str,
-            Setting(
-                "What judges the virtual step; auto: clid.",
-                META_OBJECTIVES,
-                flag="meta_objective",
-            ),
-        ] = "auto",
-        *args,
-        inner=None,
-        **kwargs,
-    ):
-        if inner not in (None, self.inner):
-            raise ValueError(
-                f"inner of {type(self).__name__} is {self.inner!r}; received {inner!r}."
-            )
-        weight_net = WNet() if weight_net == "wnet" else weight_net
-        super().__init__(classifier, weight_net, meta_objective, *args, **kwargs)
-
-    @classmethod
-    def takes_meta_data(cls, settings):
-        return True
-
-    @property
-    def inner(self):
-        """The inner method's name."""
-        return next(n for n, c in CLIDMU.joined.items() if c is type(self))
-
-    def get_config(self):
-        return {**super().get_config(), "inner": self.inner}
-
-
-def joins(name):
-    """Registers a class as what `CLIDMU(…, inner=name)` is."""
-
-    def register(cls):
-        CLIDMU.joined[name] = cls
-        return keras.saving.register_keras_serializable("clidmu_tf")(cls)
-
-    return register
-
-
-# --- with few labels
-
-
-class PartWeighting(Weighting):
-    """Weights of some of a batch's labels, or of few: a mean, of nothing normalised.
-
-    With `class_balance` weights have mean one in each class, so that the labels keep
-    their part beside the unlabelled loss; without it this is the authors' form.
-    """
-
-    def _weighted(self, phi, features, logits, batch, classes, virtual):
-        losses = cross_entropy(logits, batch["targets"]) * batch["sample_weight"]
-        weights = self.raw_weights(phi, features, logits, batch)
-        weights = self.balanced(weights, batch["targets"], classes)
-        return mean_over(weights * losses, batch.get("kept", tf.ones_like(losses)))
-
-    def _masked(self, phi, features, logits, batch, classes, virtual):
-        noise = batch["noise"][0 if virtual else 1]
-        mask, kl = self.mask(phi, features, batch["targets"], noise)
-        losses = cross_entropy(mask * logits, batch["targets"])
-        losses *= batch["sample_weight"]
-        loss = mean_over(losses, batch.get("kept", tf.ones_like(losses)))
-        return loss + self.weight_net.kl_weight * kl if virtual else loss
-
-
-class SemiSupervisedCLIDMU(WithInner):
-    """CLID-MU's weights of the labelled part of a semi-supervised method.
-
-    The virtual step takes the labelled part alone, as the authors' does; then labels,
-    by their new weights, and unlabelled examples make one gradient.
-    """
-
-    extra_logs = (*CLIDMU.extra_logs, *SemiSupervised.extra_logs)
-    takes_unlabeled_data = True
-
-    def __init__(
-        self,
-        classifier,
-        *args,
-        meta_from: Annotated[
-            str,
-            Setting(
-                "Which examples' inputs CLID judges by, with an inner method.",
-                META_FROM,
-                flag="meta_from",
-            ),
-        ] = "unlabeled",
-        **kwargs,
-    ):
-        super().__init__(classifier, *args, meta_from=meta_from, **kwargs)
-
-    def build_method(self):
-        super().build_method()
-        self.weighting = PartWeighting(
-            self.weight_net, self.class_balance, self.prior_penalty
-        )
-
-    def step(self, kind, forward, values, x, batch):
-        classes = [values["slots"][name] for name in CLASS_SLOTS]
-        loss, phi = self.weighting.loss(batch, classes), values["phi"]
-        meta_loss, meta_gradient = tf.constant(0.0), []
-        if kind == "warmup":
-            loss = mean_cross_entropy(batch)
-        if kind == "meta":
-            meta = meta_step(
-                forward,
-                loss,
-                self.meta_objective_of(batch.get("meta", {}).get("targets")),
-                self._update_weight_net,
-                theta=values["theta"],
-                phi=phi,
-                state=values["state"],
-                x=x,
-                meta_x=self._meta_inputs(x, batch),
-                learning_rate=values["learning_rate"],
-                virtual=self._virtual,
-            )
-            phi, meta_loss = meta.phi, meta.meta_loss
-            meta_gradient = meta.meta_gradient
-
-        def labeled(features, logits):
-            return loss(phi, features, logits, virtual=False)
-
-        result, labels = self.join(forward, values, x, batch, labeled)
-        logs, slots = self.report(
-            kind, loss, phi, labels, batch, classes, meta_loss, meta_gradient
-        )
-        return result._replace(
-            logs={**logs, **result.logs}, slots={**result.slots, **slots}
-        )
-
-    def _meta_inputs(self, x, batch):
-        if "meta" in batch:
-            return batch["meta"]["x"]
-        unlabeled = self.meta_from == "unlabeled"
-        return views_of(batch["unlabeled"]["x"])[0] if unlabeled else x
-
-
-@joins("fixmatch")
-class FixMatchCLIDMU(SemiSupervisedCLIDMU, FixMatch):
-    """FixMatch, its labels weighed by CLID-MU: `CLIDMU(…, inner="fixmatch")`."""
-
-    combines = (CLIDMU, FixMatch)
-
-
-@joins("flexmatch")
-class FlexMatchCLIDMU(SemiSupervisedCLIDMU, FlexMatch):
-    """FlexMatch, its labels weighed by CLID-MU: `CLIDMU(…, inner="flexmatch")`."""
-
-    combines = (CLIDMU, FlexMatch)
-
-
-@joins("uda")
-class UDACLIDMU(SemiSupervisedCLIDMU, UDA):
-    """UDA, its labels weighed by CLID-MU: `CLIDMU(…, inner="uda")`."""
-
-    combines = (CLIDMU, UDA)
-
-
-# --- two networks
+from clidmu_tf.methods.reweighting import CLASS_SLOTS
+from clidmu_tf.nets.weight_nets import another
 
 
 class TwoNetworksCLIDMU(WithInner):
@@ -238,7 +46,7 @@ class TwoNetworksCLIDMU(WithInner):
         return [v for variables in self.weight_variables for v in variables]
 
     def values(self):
-        found = MethodModel.values(self)
+        found = super().values()
         return [
             {**own, "phi": values_of(variables)}
             for own, variables in zip(found, self.weight_variables, strict=True)
@@ -265,7 +73,7 @@ class TwoNetworksCLIDMU(WithInner):
             state=values["state"],
             x=x,
             meta_x=meta_x,
-            learning_rate=values["learning_rate"],
+            **self.virtual_start(values),
             virtual=self._virtual,
         )
         return meta.meta_loss, meta.meta_gradient

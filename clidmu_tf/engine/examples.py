@@ -152,3 +152,28 @@ class ArrayExamples:
                 lambda array: tf.gather(array, tf.gather(indices, rows)), arrays
             )
         )
+
+
+def batch_size_of(x, kwargs):
+    """The batch size that `fit` goes by."""
+    if isinstance(x, tf.data.Dataset):
+        return keras.tree.flatten(x.element_spec)[0].shape[0] or 32
+    return kwargs.get("batch_size") or 32
+
+
+def split_off_validation(x, y, kwargs):
+    """Splits off what Keras would, so that an index counts training examples alone."""
+    share = kwargs.pop("validation_split", 0.0)
+    if not share:
+        return x, y, kwargs
+    last = int(count(y) * (1 - share))
+    arrays = (x, y, kwargs.pop("sample_weight", None))
+    train, held_out = (
+        keras.tree.map_structure(
+            lambda array, rows=rows: None if array is None else array[rows], arrays
+        )
+        for rows in (slice(last), slice(last, None))
+    )
+    kwargs["sample_weight"] = train[2]
+    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
+    return train[0], train[1], kwargs

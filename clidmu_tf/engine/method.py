@@ -70,6 +70,9 @@ class Method(MethodModel):
 
     *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `step`, `slots`.
 
+    Where `num_networks` is 2, values are a list of such, a step returns a list of
+    results, and both networks predict together; with `num_views`, x is `with_views`.
+
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer.
         feature_layer: Name of the layer whose output is the features; `None` for
@@ -179,9 +182,7 @@ class Method(MethodModel):
         """How far each label of a batch is trusted, `(n,)`; `None`: all alike."""
         return None
 
-    def step(
-        self, kind: str, forward: Any, values: Tensors, x: Any, batch: Tensors
-    ) -> StepResult:
+    def step(self, kind: str, forward: Any, values: Any, x: Any, batch: Tensors) -> Any:
         """A training step, pure: by default the gradient of `loss`."""
         x, batch = self.prepare(x, batch)
         here = forward(values["theta"], values["state"], x)

@@ -15,8 +15,10 @@ from clidmu_tf.core.losses import cross_entropy
 from clidmu_tf.engine.distributed import mean_over_replicas
 from clidmu_tf.engine.examples import (
     ArrayExamples,
+    batch_size_of,
     batches_of_views,
     split_index,
+    split_off_validation,
     with_index,
 )
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
@@ -135,7 +137,7 @@ class MethodModel(NoisyLabelModel):
         """
         is_arrays = y is not None
         if is_arrays and (self.reads_examples or augment):
-            x, y, kwargs = _split_off_validation(x, y, kwargs)
+            x, y, kwargs = split_off_validation(x, y, kwargs)
         self.build_from(x)
         if is_arrays:
             check_labels(y, self.num_classes)
@@ -447,28 +449,3 @@ class MethodModel(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
-
-
-def batch_size_of(x, kwargs):
-    """The batch size that `fit` goes by."""
-    if isinstance(x, tf.data.Dataset):
-        return keras.tree.flatten(x.element_spec)[0].shape[0] or 32
-    return kwargs.get("batch_size") or 32
-
-
-def _split_off_validation(x, y, kwargs):
-    """Splits off what Keras would, so that an index counts training examples alone."""
-    share = kwargs.pop("validation_split", 0.0)
-    if not share:
-        return x, y, kwargs
-    last = int(count(y) * (1 - share))
-    arrays = (x, y, kwargs.pop("sample_weight", None))
-    train, held_out = (
-        keras.tree.map_structure(
-            lambda array, rows=rows: None if array is None else array[rows], arrays
-        )
-        for rows in (slice(last), slice(last, None))
-    )
-    kwargs["sample_weight"] = train[2]
-    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
-    return train[0], train[1], kwargs

@@ -13,6 +13,7 @@ from clidmu_tf.core.meta_gradient import real_gradient
 from clidmu_tf.core.semi_supervised import consistency_loss
 from clidmu_tf.engine.distributed import Alone, Replicas
 from clidmu_tf.engine.examples import (
+    batch_size_of,
     batches_of_views,
     split_index,
     views_of,
@@ -20,7 +21,6 @@ from clidmu_tf.engine.examples import (
     with_views,
 )
 from clidmu_tf.engine.method import Method, StepResult
-from clidmu_tf.engine.method_model import batch_size_of
 from clidmu_tf.engine.network import count
 from clidmu_tf.engine.settings import Setting
 

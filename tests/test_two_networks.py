@@ -182,6 +182,16 @@ def test_a_split_with_one_side_alone_trains_on(threshold, labeled_only, caplog):
     assert np.all(np.isfinite(history["loss"]))
 
 
+def test_inputs_that_cannot_be_mixed_are_refused():
+    words = keras.Sequential([keras.Input((4,), dtype="int32")])
+    for layer in (layers.Embedding(9, 3), layers.Flatten(), layers.Dense(3)):
+        words.add(layer)
+    model = clidmu.DivideMix(words, warmup_epochs=1)
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="DivideMix mixes inputs, which must be float"):
+        fit(model, np.abs(X).astype("int32"), epochs=2)
+
+
 def test_weights_before_the_first_split_are_alike():
     model = compiled(clidmu.DivideMix, warmup_epochs=1)
     np.testing.assert_allclose(model.label_weights(X, Y), 1)

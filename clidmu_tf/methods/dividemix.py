@@ -17,7 +17,7 @@ from clidmu_tf.core.mixture import fit_mixture, min_max_scaled
 from clidmu_tf.engine.examples import views_of
 from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.settings import Setting
-from clidmu_tf.methods.mixup import draw_beta
+from clidmu_tf.methods.mixup import check_floating, draw_beta
 from clidmu_tf.methods.reweighting import PriorPenalty
 
 logger = logging.getLogger(__name__)
@@ -301,6 +301,7 @@ class DivideMix(Method):
         mine = tf.concat([self.replicas.scatter(p, rows) for p in of_views], axis=0)
 
         def mixed(*parts):
+            check_floating(parts[0], "DivideMix")
             everybody = tf.concat([self.replicas.gather(p) for p in parts], axis=0)
             return mix(tf.concat(parts, axis=0), tf.gather(everybody, mine), share)
 

@@ -85,17 +85,22 @@ class MixUp(Method):
 
     def _mix_inputs(self, x, share, partners):
         """This replica's inputs, each mixed with its partner of whatever replica."""
-        if not x.dtype.is_floating:
-            raise ValueError(
-                f"MixUp mixes inputs, which must be floating-point numbers; received "
-                f"{x.dtype.name}: cast them, or embed them first."
-            )
+        check_floating(x, type(self).__name__)
         mine = self.replicas.scatter(partners, self.replicas.rows(x))
         return mix(x, tf.gather(self.replicas.gather(x), mine), share)
 
     def _two_seeds(self):
         seed = tf.cast(self.generator.next(), "int32")
         return tf.unstack(tf.random.split(seed, 2))
+
+
+def check_floating(x, method):
+    """Refuses inputs that can't be mixed."""
+    if not x.dtype.is_floating:
+        raise ValueError(
+            f"{method} mixes inputs, which must be floating-point numbers; received "
+            f"{x.dtype.name}: cast them, or embed them first."
+        )
 
 
 def draw_beta(alpha, seed):

@@ -219,6 +219,7 @@ class Experiment:
                 "--num_labels, how many keep theirs."
             )
         size = min(self.model.unlabeled_ratio * self._config.batch_size, len(split))
+        size -= size % self.model.distribute_strategy.num_replicas_in_sync
         batches = self.data.batches_without_labels(size, start_step)
         return {"unlabeled_data": batches, "num_unlabeled": len(split)}
 

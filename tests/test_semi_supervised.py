@@ -231,3 +231,18 @@ def test_the_weighted_part_is_the_authors():
     phi = [tf.convert_to_tensor(v.value) for v in net.trainable_variables]
     found = loss(phi, features, features @ w2 + b2, True)
     np.testing.assert_allclose(found, METHODS["ssl_wnet_virtual_loss"], rtol=1e-9)
+
+
+def test_arrays_are_augmented_by_seed_and_position_whatever_cuts_the_run():
+    def noisy(x, seeds):
+        return x + tf.cast(seeds % 7, "float32")[:, 1:] / 10
+
+    def trained(*epochs):
+        model = compiled(clidmu.CrossEntropy)
+        for first, last in epochs:
+            fit(model, augment=noisy, initial_epoch=first, epochs=last)
+        return np.concatenate([w.ravel() for w in model.classifier.get_weights()])
+
+    whole = trained((0, 3))
+    np.testing.assert_array_equal(whole, trained((0, 1), (1, 3)))
+    assert not np.array_equal(whole, trained((0, 2)))

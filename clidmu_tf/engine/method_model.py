@@ -195,7 +195,7 @@ class MethodModel(NoisyLabelModel):
         views = [augment] * self.num_views
         dataset = batches_of_views(x, others, views, size, self.seed or 0, step)
         kwargs.setdefault("steps_per_epoch", count(y) // size)
-        return dataset, None, kwargs
+        return dataset, None, {**kwargs, "shuffle": False}
 
     def _check_data(self, num_examples, examples):
         name = type(self).__name__

@@ -4,6 +4,8 @@
     python -m benchmarks.accuracy main          forms of CLID-MU × noise, 5 seeds
     python -m benchmarks.accuracy grid          CLID-MU over rates and batch sizes
     python -m benchmarks.accuracy cifar --data_dir=…   first 5,000 of CIFAR-10
+    python -m benchmarks.accuracy ssl           100 labels, and with CLID-MU, 5 seeds
+    python -m benchmarks.accuracy two_networks  two networks, and with CLID-MU, 5 seeds
 
 Every run is that of the method's config in configs/ (digits.cfg, or a CIFAR config's
 rates) but for what the table names; `methods` takes a network without dropout, so that
@@ -61,6 +63,37 @@ FORMS = {
     "CLID-MU, WNet, virtual head": {**CLID, "virtual_scope": "head"},
 }
 SUPPORT_VECTORS = ("SVM", "SVM, cleanlab")
+# 100 labels, the rest of digits without; as many steps for all.
+FEW_LABELS = {
+    **PLAIN_NETWORK,
+    "num_labels": 100,
+    "augment": "crop:1",
+    "strong_augment": "crop:1,randaugment",
+    "batch_size": 50,
+    "steps_per_epoch": 50,
+    "epochs": 40,
+}
+SSL_NOISES = {
+    "clean labels": {"noise": "none", "noise_rate": 0.0},
+    "symmetric 40 %": {"noise": "symmetric", "noise_rate": 0.4},
+    "pair flip 40 %": {"noise": "asymmetric", "noise_rate": 0.4},
+}
+SSL = {"FixMatch": "fixmatch", "FlexMatch": "flexmatch", "UDA": "uda"}
+OF_SSL = {"unlabeled_ratio": 4, "ema_momentum": 0.99}
+PAIRS_NOISES = {
+    "symmetric 60 %": {"noise": "symmetric", "noise_rate": 0.6},
+    "symmetric 80 %": {"noise": "symmetric", "noise_rate": 0.8},
+    "pair flip 40 %": {"noise": "asymmetric", "noise_rate": 0.4},
+    "instance 40 %": {"noise": "instance", "noise_rate": 0.4},
+}
+# One configuration for all noises, as nobody knows which it is.
+PAIRS = {
+    "co-teaching": ("co_teaching", {"co_teaching_forget_rate": 0.4}),
+    "DivideMix": (
+        "dividemix",
+        {"dividemix_warmup_epochs": 10, "dividemix_unlabeled_weight": 0.0},
+    ),
+}
 CIFAR = {
     "dataset": "cifar10",
     "train_examples": 5000,
@@ -104,7 +137,7 @@ def accuracy(settings):
     from clidmu_tf.runs.experiment import Experiment
 
     experiment = Experiment(Config(**settings))
-    classifier = train(experiment).classifier
+    classifier = train(experiment).served
     found = evaluation.evaluate_model(classifier, experiment.data)["accuracy"]
     keras.backend.clear_session()
     return found
@@ -194,6 +227,38 @@ def main_rows(seeds, only, noises):
             yield {"noise": noise, "method": method, "seed": seed, "settings": settings}
 
 
+def with_and_without(name, method, settings):
+    """A method's settings by its name, alone and inside of CLID-MU."""
+    yield name, {"method": method, **settings}
+    yield f"{name} + CLID-MU", {"method": "clid_mu", "inner": method, **settings}
+
+
+def ssl_rows(seeds, only, noises):
+    """Few labels: on their own, with the other examples, and those weighed."""
+    found = {"supervised": {"method": "cross_entropy"}}
+    for name, method in SSL.items():
+        found |= with_and_without(name, method, OF_SSL)
+    for (noise, n), (name, m), seed in itertools.product(
+        SSL_NOISES.items(), found.items(), seeds
+    ):
+        if only in name and noises in noise:
+            settings = {**FEW_LABELS, **n, **m, "seed": seed}
+            yield {"noise": noise, "method": name, "seed": seed, "settings": settings}
+
+
+def two_networks_rows(seeds, only, noises):
+    """Two networks that choose or divide for each other; and their labels weighed."""
+    found = {}
+    for name, (method, own) in PAIRS.items():
+        found |= with_and_without(name, method, own)
+    for (noise, n), (name, m), seed in itertools.product(
+        PAIRS_NOISES.items(), found.items(), seeds
+    ):
+        if only in name and noises in noise:
+            settings = {**PLAIN_NETWORK, **n, **m, "seed": seed}
+            yield {"noise": noise, "method": name, "seed": seed, "settings": settings}
+
+
 def grid_rows(seeds):
     rates, meta_rates, sizes = (0.02, 0.05), (3e-4, 1e-3, 3e-3), (100, 20)
     kinds = [(name, NOISES[name]) for name in ("symmetric 60 %", "pair flip 40 %")]
@@ -220,7 +285,13 @@ def cifar_rows(seeds, only, data_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["methods", "main", "grid", "cifar"])
+    by_noise = {
+        "methods": methods_rows,
+        "main": main_rows,
+        "ssl": ssl_rows,
+        "two_networks": two_networks_rows,
+    }
+    parser.add_argument("part", choices=[*by_noise, "grid", "cifar"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--noise", default="", help="noises whose name holds this")
@@ -232,8 +303,8 @@ def main():
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
     name = f"accuracy_{arguments.part}"
-    if arguments.part in ("methods", "main"):
-        make = methods_rows if arguments.part == "methods" else main_rows
+    if arguments.part in by_noise:
+        make = by_noise[arguments.part]
         if arguments.with_dropout:
             make = functools.partial(methods_rows, network=NETWORK)
             name += "_dropout"

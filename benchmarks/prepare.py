@@ -40,14 +40,14 @@ def main():
     report.write("prepare", table(rows))
 
 
-def write_images(root, count):
+def write_images(root, count, side=SIDE):
     """Writes JPEGs; returns the lines of their list, and how many bytes they are."""
     rng = np.random.default_rng(0)
     lines, size = [], 0
     for i in range(count):
-        coarse = rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3), "uint8")
-        image = tf.image.resize(coarse, (SIDE, SIDE), "bicubic")
-        image = image + rng.normal(0, 12, (SIDE, SIDE, 1))
+        coarse = rng.integers(0, 256, (side // 8, side // 8, 3), "uint8")
+        image = tf.image.resize(coarse, (side, side), "bicubic")
+        image = image + rng.normal(0, 12, (side, side, 1))
         image = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
         data = tf.io.encode_jpeg(image, quality=90).numpy()
         name = f"google/q{i % CLASSES:04d}/{i:06d}.jpg"
@@ -73,9 +73,14 @@ def write_lists(root, lines):
 
 def prepare(root, data_dir):
     """Prepares in a child process; returns its seconds and its peak memory in MB."""
-    command = [sys.executable, "train.py", "--task=prepare", "--dataset=webvision/mini"]
-    command += [f"--manual_dir={root}", f"--data_dir={data_dir}"]
+    flags = ["--task=prepare", "--dataset=webvision/mini"]
+    return watch([*flags, f"--manual_dir={root}", f"--data_dir={data_dir}"])
+
+
+def watch(flags):
+    """Runs `train.py`; returns its seconds and its peak memory in MB."""
     start = time.perf_counter()
+    command = [sys.executable, "train.py", *flags]
     child = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

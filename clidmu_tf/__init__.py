@@ -8,8 +8,12 @@ from clidmu_tf.data import noise
 from clidmu_tf.engine.callbacks import SnapshotEnsemble, ValidationCLID, WeightHistogram
 from clidmu_tf.engine.metrics import CLID
 from clidmu_tf.methods.clid_mu import CLIDMU
+from clidmu_tf.methods.co_teaching import CoTeaching
 from clidmu_tf.methods.cross_entropy import CrossEntropy
+from clidmu_tf.methods.dividemix import DivideMix
 from clidmu_tf.methods.elr import ELR
+from clidmu_tf.methods.fixmatch import FixMatch
+from clidmu_tf.methods.flexmatch import FlexMatch
 from clidmu_tf.methods.gce import GCE
 from clidmu_tf.methods.label_smoothing import LabelSmoothing
 from clidmu_tf.methods.mae import MAE
@@ -18,6 +22,7 @@ from clidmu_tf.methods.mlnt import MLNT
 from clidmu_tf.methods.mw_net import MWNet
 from clidmu_tf.methods.noisy_mw_net import NoisyMWNet
 from clidmu_tf.methods.small_loss import SmallLoss
+from clidmu_tf.methods.uda import UDA
 from clidmu_tf.methods.variational_rectification import VariationalRectification
 from clidmu_tf.nets.weight_nets import VRI, WNet
 
@@ -34,8 +39,13 @@ __all__ = [
     "ELR",
     "GCE",
     "MAE",
+    "UDA",
     "VRI",
+    "CoTeaching",
     "CrossEntropy",
+    "DivideMix",
+    "FixMatch",
+    "FlexMatch",
     "LabelSmoothing",
     "MLNT",
     "MWNet",

@@ -26,7 +26,7 @@ def make_model(settings):
 
     import clidmu_tf as clidmu
     import feeds
-    from clidmu_tf.methods import METHODS
+    from clidmu_tf.methods import JOINED, METHODS, method_of
 
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -41,8 +41,8 @@ def make_model(settings):
     )
     arguments = {"jit_compile": settings["jit"], "batch_scope": settings["batch_scope"]}
     arguments |= {"metrics": ["accuracy"], "run_eagerly": settings["eager"]}
-    if settings["method"] in METHODS:
-        method = METHODS[settings["method"]]
+    if settings["method"] in {**METHODS, **JOINED}:
+        method = method_of(settings["method"])
         return feeds.compiled(method, classifier, settings["warmup"], **arguments)
     net = {"wnet": clidmu.WNet(20), "vri": clidmu.VRI((16, 8))}[settings["method"]]
     model = clidmu.CLIDMU(
@@ -62,8 +62,8 @@ def make_model(settings):
 
 def weights_of(model):
     weights = list(model.classifier.get_weights())
-    if hasattr(model, "weight_net"):
-        weights += model.weight_net.get_weights()
+    for part in model.parts().values():
+        weights += part.get_weights()
     kept = [*model.slots.values(), *model.memories.values()]
     return weights + [variable.numpy() for variable in kept]
 

@@ -18,7 +18,7 @@ from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.engine.examples import ArrayExamples, with_index
 from clidmu_tf.engine.settings import settings_of
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.methods import JOINED, METHODS, flags_of, method_of
 from clidmu_tf.nets import backbones
 from clidmu_tf.runs import config as config_module
 from clidmu_tf.runs import tasks
@@ -66,7 +66,10 @@ class Case:
     """A method and its fits, each of which is made once, for the test that asks."""
 
     def __init__(self, name, folder):
-        self.name, self.method, self.folder = name, METHODS[name], folder
+        self.name, self.method, self.folder = name, method_of(name), folder
+        # What the command line calls it.
+        outer, _, inner = name.partition("+")
+        self.flags = {"method": outer} | ({"inner": inner} if inner else {})
         assert self.method.least_batch <= BATCH, "the contract needs larger batches"
 
     def model(self, run_eagerly=True, **arguments):
@@ -130,7 +133,7 @@ class Case:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoints, "KEEP", EPOCHS * STEPS)
             model, saver = self.model(), self.saver()
-            model.build_memory(EXAMPLES)
+            model.build_memory(EXAMPLES, EXAMPLES)
             return self.fit_dataset(model, callbacks=[saver.metrics_log, saver])
 
 
@@ -140,7 +143,7 @@ def fresh_session():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=[*METHODS, *JOINED])
 def case(request, tmp_path_factory):
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -172,7 +175,7 @@ def test_a_killed_training_ends_as_the_whole_one(case):
     whole = case.from_dataset
     # Inside the second epoch, then between the two.
     model, saver = case.model(), case.saver()
-    model.build_memory(EXAMPLES)
+    model.build_memory(EXAMPLES, EXAMPLES)
     for step in (STEPS + 1, STEPS):
         for path in case.folder.glob("step-*.npz"):
             if int(path.stem[-9:]) > step:
@@ -207,7 +210,7 @@ def on_devices(tmp_path_factory):
             {**settings, "method": name, "strategy": where, "eager": where == "none"},
             folder / f"{name}.{where}.npz",
         )
-        for name, where in itertools.product(METHODS, ("none", "mirrored"))
+        for name, where in itertools.product([*METHODS, *JOINED], ("none", "mirrored"))
     ]
     finish(start(jobs), timeout=900)
     return folder
@@ -238,10 +241,12 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "build", small_network)
     waits = feeds.short_settings(case.method, warmup=1)  # an epoch
     flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
+    count = 1 + case.method.takes_unlabeled_data
     config = Config(
-        method=case.name,
+        **case.flags,
         workdir=str(tmp_path / "run"),
-        train_examples=EXAMPLES,
+        train_examples=count * EXAMPLES,
+        num_labels=EXAMPLES if count > 1 else 0,
         batch_size=BATCH,
         epochs=EPOCHS,
         noise="symmetric",
@@ -256,8 +261,11 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     experiment = Experiment(config)
     network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
+    peer = {}
+    if case.method.num_networks > 1:
+        peer = {"peer": small_network("", network.input_shape[1:], 10, feeds.SEED + 1)}
     model = feeds.compiled(
-        case.method, network, STEPS, meta_optimizer, run_eagerly=True
+        case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
     )
     data = experiment.fit_arguments()
     model.fit(**data, epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0)
@@ -275,7 +283,7 @@ def test_export_serves_what_the_model_predicts(case, tmp_path):
     exported = tf.saved_model.load(tmp_path / "served")
     served = exported.serve(X)
     np.testing.assert_allclose(served, model.predict(X, verbose=0), atol=1e-6)
-    np.testing.assert_allclose(served, model.classifier(X), atol=1e-6)
+    np.testing.assert_allclose(served, model.served(X), atol=1e-6)
 
 
 def test_audit_says_something_of_every_label(case):
@@ -354,20 +362,21 @@ def test_values_out_of_range_are_refused_by_name(case):
             make = functools.partial(case.method, classifier(), **{name: value})
             assert_refused(make, f"{name} must be", repr(value))
             flag = flags[name]
-            make = functools.partial(Config, method=case.name, **{flag: value})
+            make = functools.partial(Config, **case.flags, **{flag: value})
             assert_refused(make, f"--{flag} must be", repr(value), error=UserError)
 
 
 def test_settings_of_another_method_are_refused_or_named(case):
     own = settings_of(case.method)
-    theirs = {n for method in METHODS.values() for n in settings_of(method)} - set(own)
+    theirs = {n for method in METHODS.values() for n in settings_of(method)}
+    theirs -= {*own, *case.flags}
     for name in theirs:
         make = functools.partial(case.method, classifier(), **{name: 1})
         assert_refused(make, f"{case.method.__name__} has no setting {name}", *own)
     for other in METHODS:
         for flag, (_, declared) in flags_of(other).items():
-            if flag not in flags_of(case.name):
-                config = Config(method=case.name, **{flag: another(declared)})
+            if flag not in {*flags_of(case.name), *case.flags}:
+                config = Config(**case.flags, **{flag: another(declared)})
                 assert [text.split("=")[0] for text in config.unused()] == [f"--{flag}"]
 
 
@@ -387,7 +396,7 @@ def test_batches_that_are_too_small_are_refused(case, monkeypatch):
             case.model().fit, X[:examples], Y[:examples], batch_size=size, **further
         )
         assert_refused(fit, f"needs batches of {least}", f"{last} of them in the last")
-    make = functools.partial(Config, method=case.name, batch_size=least - 1)
+    make = functools.partial(Config, **case.flags, batch_size=least - 1)
     assert_refused(make, f"needs {least} examples a batch", error=UserError)
 
 

@@ -134,6 +134,7 @@ def prior_penalty(
     prior: tf.Tensor,
     mean: tf.Tensor | None = None,
     share: float | tf.Tensor = 1.0,
+    counts: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """KL(prior ‖ mean prediction): high where whole classes are written off.
 
@@ -146,6 +147,7 @@ def prior_penalty(
         prior: `(num_classes,)`, the share of each class; sums to one.
         mean: `(num_classes,)`, the mean prediction before this batch.
         share: How much of the mean is this batch's, from above 0 to 1.
+        counts: `(n,)`, the rows that the mean is over; `None` for all.
 
     Returns:
         A scalar, zero where the mean prediction is the prior.
@@ -154,7 +156,7 @@ def prior_penalty(
         Li, Socher and Hoi, "DivideMix", ICLR 2020, equation 11. The moving average
         is this package's.
     """
-    log_mean = log_mean_prediction(logits)
+    log_mean = log_mean_prediction(logits, counts)
     if mean is not None:
         share = tf.cast(share, logits.dtype)
         moved = tf.stop_gradient(
@@ -171,10 +173,54 @@ def prior_penalty(
     return tf.reduce_sum(prior * tf.math.log(prior)) - tf.reduce_sum(prior * log_mean)
 
 
-def log_mean_prediction(logits: tf.Tensor) -> tf.Tensor:
-    """Logarithm of the mean predicted probability of each class, `(num_classes,)`."""
-    log_sum = tf.reduce_logsumexp(tf.nn.log_softmax(logits, axis=-1), axis=0)
-    return log_sum - tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
+def squared_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of probabilities and targets over the classes, `(n,)`."""
+    return tf.reduce_mean((tf.nn.softmax(logits, axis=-1) - targets) ** 2, axis=-1)
+
+
+def confidence_penalty(logits: tf.Tensor) -> tf.Tensor:
+    """Mean Σ p log p, minus the mean entropy: high where predictions are sure.
+
+    Reference:
+        Pereyra et al., "Regularizing Neural Networks by Penalizing Confident Output
+        Distributions", ICLR 2017 workshop; for a warm-up under asymmetric noise, Li,
+        Socher and Hoi, "DivideMix", ICLR 2020, equation 3.
+    """
+    log_probabilities = tf.nn.log_softmax(logits, axis=-1)
+    return tf.reduce_mean(
+        tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
+    )
+
+
+def mean_over(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """The mean of the values that count; zero where none does.
+
+    Args:
+        values: `(n,)`.
+        counts: `(n,)`, ones and zeros, or weights.
+    """
+    total = tf.reduce_sum(counts)
+    return tf.math.divide_no_nan(tf.reduce_sum(values * counts), total)
+
+
+def log_mean_prediction(
+    logits: tf.Tensor, counts: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Logarithm of the mean predicted probability of each class, `(num_classes,)`.
+
+    Args:
+        logits: `(n, num_classes)`.
+        counts: `(n,)`, ones and zeros: the rows that count; `None` for all. Where none
+            does, all do.
+    """
+    log_probabilities = tf.nn.log_softmax(logits, axis=-1)
+    if counts is None:
+        log_sum = tf.reduce_logsumexp(log_probabilities, axis=0)
+        return log_sum - tf.math.log(tf.cast(tf.shape(logits)[0], logits.dtype))
+    counts = tf.where(tf.reduce_any(counts > 0), counts, tf.ones_like(counts))
+    log_counts = tf.math.log(counts)
+    log_sum = tf.reduce_logsumexp(log_probabilities + log_counts[:, None], axis=0)
+    return log_sum - tf.math.log(tf.reduce_sum(counts))
 
 
 def _unit_rows(matrix: tf.Tensor) -> tf.Tensor:

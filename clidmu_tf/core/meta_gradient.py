@@ -19,7 +19,7 @@ Reference:
     Hu et al., KDD 2025, arXiv:2507.11807, section 4 and algorithm 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -135,6 +135,7 @@ def meta_step(
     meta_x: Any,
     learning_rate: float,
     virtual: list[bool] | None = None,
+    start: Tensors | None = None,
 ) -> MetaStep:
     """One meta update, and the gradient of the real update that follows it.
 
@@ -152,6 +153,8 @@ def meta_step(
         meta_x: Inputs of the meta batch.
         learning_rate: η of the virtual step, plain SGD.
         virtual: Which of θ the virtual step moves, booleans; `None` for all.
+        start: Where the virtual step sets out from, such as `with_momentum` says;
+            `None` for θ.
 
     Returns:
         A `MetaStep`.
@@ -160,7 +163,8 @@ def meta_step(
     with tf.GradientTape() as tape:
         tape.watch(phi)
         u = loss_gradient(training_loss, phi, here, virtual=True)
-        moved = virtual_step(theta, here.pullback(u), learning_rate, virtual)
+        slopes = here.pullback(u)
+        moved = virtual_step(start or theta, slopes, learning_rate, virtual)
         there = forward(moved, here.state, meta_x)
         meta_loss = meta_objective(there.features, there.logits)
     meta_gradient = tape.gradient(
@@ -181,7 +185,8 @@ def loss_gradient(
     with tf.GradientTape() as tape:
         tape.watch(logits)
         loss = training_loss(phi, features, logits, virtual)
-    return tape.gradient(loss, logits)
+    # A loss that gathers rows has a gradient that names them.
+    return tf.convert_to_tensor(tape.gradient(loss, logits))
 
 
 def virtual_step(
@@ -196,6 +201,42 @@ def virtual_step(
         value - tf.cast(learning_rate, value.dtype) * slope if move else value
         for value, slope, move in zip(theta, gradient, moves, strict=True)
     ]
+
+
+def with_momentum(
+    theta: Tensors,
+    velocity: Tensors,
+    learning_rate: float | tf.Tensor,
+    momentum: float,
+    weight_decay: float | Sequence[float] = 0.0,
+    nesterov: bool = False,
+) -> tuple[Tensors, float | tf.Tensor]:
+    """The virtual step of SGD with momentum, as a plain one from another start.
+
+    The update is affine in the gradient, so that what momentum and decay add to it
+    depends on no weight net.
+
+    Args:
+        theta: θ.
+        velocity: The optimizer's, as Keras keeps it: what it last added to θ.
+        learning_rate: η.
+        momentum: How much of the velocity stays.
+        weight_decay: Of θ in the gradient; one number, or one for each of θ.
+        nesterov: Whether the momentum looks ahead.
+
+    Returns:
+        `start` and `learning_rate` of `meta_step`.
+    """
+    if isinstance(weight_decay, float | int):
+        weight_decay = [weight_decay] * len(theta)
+    reach = 1 + momentum if nesterov else 1.0
+    keep = momentum**2 if nesterov else momentum
+    rate = reach * learning_rate
+    start = [
+        value * (1 - tf.cast(rate, value.dtype) * decay) + keep * moved
+        for value, moved, decay in zip(theta, velocity, weight_decay, strict=True)
+    ]
+    return start, rate
 
 
 def real_gradient(

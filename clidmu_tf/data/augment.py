@@ -176,7 +176,8 @@ def build(spec):
 
     Args:
         spec: Names from `AUGMENTATIONS`, separated by commas, in the order in which
-            they are applied; each at most once.
+            they are applied; each at most once. Numbers after a colon are a name's
+            arguments: `"randaugment:3:5"` is `rand_augment(3, 5)`.
 
     Returns:
         A function `augment(images, seeds) -> images`, or `None` for an empty `spec`.
@@ -198,15 +199,16 @@ def build(spec):
     if not spec.strip():
         return None
     words = [word.strip() for word in spec.split(",")]
-    for i, word in enumerate(words):
+    names = [word.split(":")[0] for word in words]
+    for i, word in enumerate(names):
         if word not in AUGMENTATIONS:
             raise UserError(
                 f"Unknown augmentation {word!r} in {spec!r}; choose from "
                 f"{', '.join(AUGMENTATIONS)}."
             )
-        if word in words[:i]:  # it would draw the same numbers, and flip back
+        if word in names[:i]:  # it would draw the same numbers, and flip back
             raise UserError(f"{word!r} stands twice in {spec!r}; drop one.")
-    steps = [AUGMENTATIONS[word]() for word in words]
+    steps = [_step(word) for word in words]
 
     def augment(images, seeds):
         for step in steps:
@@ -214,6 +216,17 @@ def build(spec):
         return images
 
     return augment
+
+
+def _step(word):
+    name, *numbers = word.split(":")
+    try:
+        return AUGMENTATIONS[name](*map(int, numbers))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{word!r} is no augmentation ({error}): write {name}, or its whole "
+            "numbers after colons, such as randaugment:3:5."
+        ) from None
 
 
 def _each(function, spec, *tensors):

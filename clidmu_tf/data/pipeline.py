@@ -8,6 +8,8 @@ from clidmu_tf.data.records import Records
 from clidmu_tf.errors import UserError
 
 INT32 = 2**31 - 1
+# Added to the seed for each further view of an example.
+VIEW_SEED = 10**7
 
 
 def training_batches(
@@ -17,6 +19,7 @@ def training_batches(
     seed,
     image_shape,
     augment=None,
+    views=None,
     mirror=False,
     start_step=0,
     num_shards=1,
@@ -39,6 +42,8 @@ def training_batches(
             whole, or where the split has a `resize_size` a random window of them.
         augment: `(images, seeds) → images` for float32 batches in 0..255 and int32
             seeds `(b, 2)`, or `None`.
+        views: Several such in place of `augment`, for as many views of each example;
+            `None` for one.
         mirror: Whether random windows are mirrored left to right with probability one
             half: cheaper than to `augment` for it once they are resized.
         start_step: Steps done before.
@@ -50,7 +55,7 @@ def training_batches(
 
     Returns:
         A `tf.data.Dataset` of `(x, y)`, float32 in 0..255 and int64: one batch a
-        replica, those of a worker's replicas in turn.
+        replica, those of a worker's replicas in turn. With `views`, x is a tuple.
 
     Raises:
         UserError: The batch is larger than the data, or can't be cut evenly.
@@ -64,6 +69,7 @@ def training_batches(
         raise UserError(
             f"batch_size={batch_size} does not divide by the {replicas} replicas."
         )
+    augments = [augment] if views is None else list(views)
     steps, per_replica = examples // batch_size, batch_size // replicas
     first_epoch, done = divmod(start_step, steps)
     mine = slice(
@@ -75,7 +81,8 @@ def training_batches(
         order = order_of(epoch, examples, seed)[: steps * batch_size]
         order = tf.reshape(order, (steps, replicas, per_replica))[:, mine]
         order = tf.reshape(order, (-1, per_replica))
-        draws = window_draws(epoch) if split.resize_size else []
+        windows = range(len(augments)) if split.resize_size else ()
+        draws = [window_draws(epoch, view) for view in windows]
         order = tf.data.Dataset.from_tensor_slices(order)
         return order.map(
             lambda index: (
@@ -85,18 +92,23 @@ def training_batches(
             )
         )
 
-    def window_draws(epoch):
+    def window_draws(epoch, view):
         """What places and mirrors each example's window, all of an epoch at once."""
-        shape = [examples, 3]
-        return [tf.random.stateless_uniform(shape, _fold(seed + 2, epoch[None])[0])]
+        seeds = seeds_of(seed + 2 + view * VIEW_SEED, epoch[None])
+        return tf.random.stateless_uniform([examples, 3], seeds[0])
 
     def window(draws):
         return {"place": draws[:2], "mirrored": draws[2] < 0.5 if mirror else None}
 
-    def finish(x, number):
-        if augment is not None:
-            x = augment(x, _fold(seed + 1, number))
-        return tf.ensure_shape(x, (x.shape[0], *image_shape))
+    def finish(images, number):
+        """The views of images, each of an image of its own or all of the only one."""
+        found = []
+        for view, augment in enumerate(augments):
+            x = images[view % len(images)]
+            if augment is not None:
+                x = augment(x, seeds_of(seed + 1 + view * VIEW_SEED, number))
+            found.append(tf.ensure_shape(x, (x.shape[0], *image_shape)))
+        return tuple(found) if views is not None else found[0]
 
     batches = tf.data.Dataset.range(first_epoch, np.iinfo("int64").max)
     batches = batches.flat_map(batches_of).skip(done * replicas_per_shard)
@@ -134,7 +146,7 @@ def order_of(epoch, examples, seed):
     """The permutation of an epoch, `(examples,)` int64: of seed and epoch alone."""
     # Not index_shuffle, which has but a few hundred orders, whatever the seed.
     keys = tf.random.stateless_uniform(
-        [examples], _fold(seed, epoch[None])[0], None, None, tf.int64
+        [examples], seeds_of(seed, epoch[None])[0], None, None, tf.int64
     )
     return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
@@ -176,7 +188,8 @@ def _batches(
         image_shape: As for `training_batches`.
         window: draws → what `decode` cuts the window by; without draws it lies in
             the middle.
-        finish: (images, numbers) → images; `None` to evaluate.
+        finish: (images, numbers) → the view or views, of batches of images; `None` to
+            evaluate.
         with_index: As for `training_batches`.
     """
     name = with_index or (lambda x, index: x)
@@ -188,7 +201,7 @@ def _batches(
         def load(index, number):
             x = tf.gather(images, index)
             x = tf.cast(x, tf.float32) if x.dtype == tf.uint8 else x
-            x = finish(x, number) if finish else x
+            x = finish([x], number) if finish else x
             return name(x, index), tf.gather(labels, index)
 
         return batches.map(load, **parallel).prefetch(tf.data.AUTOTUNE)
@@ -200,10 +213,15 @@ def _batches(
         fetch, contents_of = lambda index: tf.gather(paths, index), tf.io.read_file
 
     def load_one(source, label, index, number, *draws):
-        cut = window(*draws) if draws else {}
-        x = decode(contents_of(source), image_shape, split.resize_size, **cut)
-        x = finish(x[None], number[None])[0] if finish else x
-        return name(x, index), label
+        cuts = [window(numbers) for numbers in draws] or [{}]
+        contents = contents_of(source)
+        images = [
+            decode(contents, image_shape, split.resize_size, **cut) for cut in cuts
+        ]
+        if finish is None:
+            return name(images[0], index), label
+        x = finish([image[None] for image in images], number[None])
+        return name(tf.nest.map_structure(lambda view: view[0], x), index), label
 
     # Read a batch at a time, but decode and augment image by image: what one image
     # needs stays in the processor's cache, and few images are under way at once.
@@ -223,7 +241,7 @@ def _batches(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _fold(seed, numbers):
+def seeds_of(seed, numbers):
     """Two int32 seeds for each number, from a seed and that number."""
     low = tf.cast(numbers % INT32, tf.int32)
     high = tf.fill(tf.shape(low), tf.constant(seed % INT32, tf.int32))

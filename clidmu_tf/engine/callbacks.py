@@ -12,7 +12,7 @@ from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
 from clidmu_tf.files import read_arrays, write_arrays, write_text
-from clidmu_tf.nets.features import features_and_logits, scores_of
+from clidmu_tf.nets.features import features_and_logits, inputs_like, scores_of
 
 BATCH = 100
 
@@ -63,7 +63,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._clid = clid_of(
-            self.model.classifier, self.model.feature_layer, self.temperature
+            self.model.served, self.model.feature_layer, self.temperature
         )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -71,7 +71,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         check_finite("snapshot_clid", value, epoch)  # before it is kept, or written
         if logs is not None:
             logs["snapshot_clid"] = value
-        weights = self.model.classifier.get_weights()
+        weights = self.model.served.get_weights()
         kept = [s for s in self.snapshots if s[1] != epoch]
         kept = sorted([*kept, (value, epoch, weights)], key=lambda s: s[:2])
         self.snapshots = kept[: self.k]
@@ -85,13 +85,13 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         """
         if not self.snapshots:
             raise ValueError("No epoch was trained yet, so there is no snapshot.")
-        return ensemble(self.model.classifier, [w for _, _, w in self.snapshots])
+        return ensemble(self.model.served, [w for _, _, w in self.snapshots])
 
     def members(self):
         """Returns the snapshots one by one, each a copy of the classifier."""
         if not self.snapshots:
             raise ValueError("No epoch was trained yet, so there is no snapshot.")
-        return members(self.model.classifier, [w for _, _, w in self.snapshots])
+        return members(self.model.served, [w for _, _, w in self.snapshots])
 
     def restore(self, before_epoch):
         """Reads back the snapshots of a run cut short, those before an epoch."""
@@ -130,12 +130,7 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
     Returns:
         A `keras.Model` from the classifier's inputs to its kind of scores.
     """
-    inputs = keras.tree.map_structure(
-        lambda tensor: keras.Input(
-            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
-        ),
-        classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
-    )
+    inputs = inputs_like(classifier)
     logits = []
     for i, member in enumerate(members(classifier, weights)):
         inside = features_and_logits(member)
@@ -237,7 +232,7 @@ class ValidationCLID(keras.callbacks.Callback):
         self.feature_layer = feature_layer
 
     def on_train_begin(self, logs=None):
-        classifier = getattr(self.model, "classifier", self.model)
+        classifier = getattr(self.model, "served", self.model)
         layer = self.feature_layer or getattr(self.model, "feature_layer", None)
         self._clid = clid_of(classifier, layer, self.temperature)
 

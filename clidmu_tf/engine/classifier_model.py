@@ -10,7 +10,7 @@ from clidmu_tf.core.labels import (
     to_targets,
 )
 from clidmu_tf.core.losses import clid, mean_absolute_error
-from clidmu_tf.engine.examples import split_index
+from clidmu_tf.engine.examples import split_index, views_of
 from clidmu_tf.engine.given import as_arrays, positions_of
 from clidmu_tf.engine.network import Network
 from clidmu_tf.nets.features import scores_of
@@ -64,14 +64,30 @@ class ClassifierModel(keras.Model):
                 f"class_names must name the {self.num_classes} classes of "
                 f"{self.classifier.name!r}, each once; received {names}."
             )
+        self.build_copies()
+        # What predicts, with its features and logits.
+        is_alone = self.served is self.classifier
+        self.in_use = (
+            self.network if is_alone else Network(self.served, self.feature_layer)
+        )
         self.build_method()
         self.built = True
+
+    @property
+    def served(self):
+        """What predicts, is evaluated and exported: the classifier, unless a method
+        trains two, or averages its weights."""
+        return self.classifier
+
+    def build_copies(self):
+        """Creates what there is of the classifier besides itself."""
 
     def build_method(self):
         """Creates the method's own variables."""
 
     def call(self, inputs, training=None):
-        return self.classifier(split_index(inputs)[0], training=training)
+        inputs = views_of(split_index(inputs)[0])[0]
+        return self.served(inputs, training=training)
 
     def _require_built(self):
         if not self.built:
@@ -125,8 +141,8 @@ class ClassifierModel(keras.Model):
     def test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = None if y is None else to_index_tensor(y, self.class_names)
-        x, _ = split_index(x)
-        features, logits = self.network(x)
+        x = views_of(split_index(x)[0])[0]
+        features, logits = self.in_use(x)
         self._clid_tracker.update_state(clid(features, logits, REFERENCE_TEMPERATURE))
         logs = {"clid": self._clid_tracker.result()}
         if y is not None:
@@ -162,8 +178,9 @@ class ClassifierModel(keras.Model):
         return super().save(filepath, *args, **kwargs)
 
     def export(self, filepath, **kwargs):
-        """Exports the classifier alone as a SavedModel; see `keras.Model.export`."""
-        self.classifier.export(filepath, **kwargs)
+        """Exports what predicts alone as a SavedModel; see `keras.Model.export`."""
+        self._require_built()
+        self.served.export(filepath, **kwargs)
 
     def get_config(self):
         return {

@@ -33,6 +33,20 @@ class Replicas:
         start, end = rows
         return tensor[start:end]
 
+    def parts(self, sizes):
+        """How to part rows that each replica has put together, after a `gather`.
+
+        Args:
+            sizes: How many rows each part has on this replica.
+
+        Returns:
+            A function of gathered rows: the parts of all replicas.
+        """
+        numbers = [tf.fill([size], i) for i, size in enumerate(sizes)]
+        part_of = self.gather(tf.concat(numbers, axis=0))
+        places = [tf.where(part_of == i)[:, 0] for i in range(len(sizes))]
+        return lambda rows: [tf.gather(rows, place) for place in places]
+
     def sum(self, tensors):
         """The sum of each tensor over the replicas."""
         return _all_reduce(tf.distribute.ReduceOp.SUM, tensors)
@@ -53,6 +67,9 @@ class Alone:
 
     def scatter(self, tensor, rows):
         return tensor
+
+    def parts(self, sizes):
+        return lambda rows: tf.split(rows, sizes)
 
     def sum(self, tensors):
         return tensors

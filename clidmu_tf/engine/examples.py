@@ -1,13 +1,14 @@
-"""Examples that are known by their index: for memories, and for passes over all."""
+"""Examples known by their index, in one view or several; and passes over all."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.data.pipeline import batches_of_indices
+from clidmu_tf.data import augment as augmentations
+from clidmu_tf.data.pipeline import VIEW_SEED, batches_of_indices, seeds_of
 from clidmu_tf.engine.network import count
 
-INPUTS, INDEX = "inputs", "example_index"
+INPUTS, INDEX, VIEW = "inputs", "example_index", "view_"
 
 
 def with_index(x, index):
@@ -39,6 +40,71 @@ def split_index(x):
     if isinstance(x, dict) and set(x) == {INPUTS, INDEX}:
         return x[INPUTS], x[INDEX]
     return x, None
+
+
+def with_views(*views):
+    """Several views of the same inputs, as batches hold them.
+
+    Args:
+        *views: Inputs of the classifier, the same examples under different
+            augmentations.
+
+    Returns:
+        A dict.
+    """
+    return {f"{VIEW}{i}": view for i, view in enumerate(views)}
+
+
+def views_of(x):
+    """The inverse of `with_views`: the views, or the inputs as the only one."""
+    names = [f"{VIEW}{i}" for i in range(len(x))] if isinstance(x, dict) else []
+    if names and set(x) == set(names):
+        return [x[name] for name in names]
+    return [x]
+
+
+def batches_of_views(x, others, views, batch_size, seed, start_step=0):
+    """Endless batches of arrays, shuffled and augmented by seed and position alone.
+
+    Args:
+        x: Inputs, `(n, …)`, or several such in a list, tuple or dict.
+        others: A tuple of arrays that go with them, labels say.
+        views: An augmentation for each view, `None` for the inputs as they are.
+        batch_size: Examples a batch; what does not fill one is left out.
+        seed: Decides order and augmentation.
+        start_step: Batches to leave out.
+
+    Returns:
+        A `tf.data.Dataset` of tuples: inputs that know their index, and the others.
+    """
+    examples = count(x)
+    steps = examples // batch_size
+    arrays = keras.tree.lists_to_tuples((x, tuple(others)))
+    arrays = keras.tree.map_structure(tf.constant, arrays)
+    views = [augmentation_of(view) for view in views]
+    order = batches_of_indices(examples, batch_size, seed, start_step)
+
+    def load(step, index):
+        inputs, rest = keras.tree.map_structure(lambda a: tf.gather(a, index), arrays)
+        number = step // steps * examples + index
+        seen = [
+            inputs
+            if view is None
+            else view(
+                tf.cast(inputs, tf.float32),
+                seeds_of(seed + 1 + i * VIEW_SEED, number),
+            )
+            for i, view in enumerate(views)
+        ]
+        seen = with_views(*seen) if len(seen) > 1 else seen[0]
+        return (with_index(seen, index), *rest)
+
+    return order.enumerate(start_step).map(load, tf.data.AUTOTUNE, deterministic=True)
+
+
+def augmentation_of(spec):
+    """An augmentation from words, such as `"flip,crop"`, or as it is."""
+    return augmentations.build(spec) if isinstance(spec, str) else spec
 
 
 class ArrayExamples:
@@ -86,3 +152,28 @@ class ArrayExamples:
                 lambda array: tf.gather(array, tf.gather(indices, rows)), arrays
             )
         )
+
+
+def batch_size_of(x, kwargs):
+    """The batch size that `fit` goes by."""
+    if isinstance(x, tf.data.Dataset):
+        return keras.tree.flatten(x.element_spec)[0].shape[0] or 32
+    return kwargs.get("batch_size") or 32
+
+
+def split_off_validation(x, y, kwargs):
+    """Splits off what Keras would, so that an index counts training examples alone."""
+    share = kwargs.pop("validation_split", 0.0)
+    if not share:
+        return x, y, kwargs
+    last = int(count(y) * (1 - share))
+    arrays = (x, y, kwargs.pop("sample_weight", None))
+    train, held_out = (
+        keras.tree.map_structure(
+            lambda array, rows=rows: None if array is None else array[rows], arrays
+        )
+        for rows in (slice(last), slice(last, None))
+    )
+    kwargs["sample_weight"] = train[2]
+    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
+    return train[0], train[1], kwargs

@@ -68,7 +68,10 @@ class Method(MethodModel):
     `draws` drew; and of each further stream, by its name, a dict of `x` (of this
     replica) and `targets`.
 
-    *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `slots`.
+    *Values* are a dict of tensors: `theta`, `state`, `learning_rate`, `step`, `slots`.
+
+    Where `num_networks` is 2, values are a list of such, a step returns a list of
+    results, and both networks predict together; with `num_views`, x is `with_views`.
 
     Args:
         classifier: Sequential or Functional model that ends in a Dense layer.
@@ -81,6 +84,9 @@ class Method(MethodModel):
 
     # Whether `begin_epoch` or `streams` read the training data by index.
     reads_examples = False
+    # Whether `fit` must be given `unlabeled_data`, and whether it remembers them.
+    takes_unlabeled_data = False
+    remembers_unlabeled = False
     # Whether `compile` takes a second optimizer, of a weight net.
     takes_meta_optimizer = False
     # Whether it draws at random, from `self.generator`.
@@ -93,7 +99,9 @@ class Method(MethodModel):
         check_arguments(cls, args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
-    def __init__(self, classifier, feature_layer=None, seed=None, **settings):
+    def __init__(
+        self, classifier, feature_layer=None, seed=None, *, peer=None, **settings
+    ):
         # A class may fix what the one that it builds on leaves open.
         declared = {}
         for base in reversed(type(self).__mro__):
@@ -103,9 +111,11 @@ class Method(MethodModel):
         for name, value in own.items():
             setattr(self, name, value)
         self.seed = seed
+        self.peer = peer
         if self.is_random:
             self.generator = keras.random.SeedGenerator(seed)
         self.slots = {}
+        self._passes = {}
         self.memories = {}
         self.examples = None
         self.build_if_ready()
@@ -172,9 +182,7 @@ class Method(MethodModel):
         """How far each label of a batch is trusted, `(n,)`; `None`: all alike."""
         return None
 
-    def step(
-        self, kind: str, forward: Any, values: Tensors, x: Any, batch: Tensors
-    ) -> StepResult:
+    def step(self, kind: str, forward: Any, values: Any, x: Any, batch: Tensors) -> Any:
         """A training step, pure: by default the gradient of `loss`."""
         x, batch = self.prepare(x, batch)
         here = forward(values["theta"], values["state"], x)

@@ -11,8 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.core.labels import check_labels, to_index_tensor, to_targets
+from clidmu_tf.core.losses import cross_entropy
 from clidmu_tf.engine.distributed import mean_over_replicas
-from clidmu_tf.engine.examples import ArrayExamples, split_index, with_index
+from clidmu_tf.engine.examples import (
+    ArrayExamples,
+    batch_size_of,
+    batches_of_views,
+    split_index,
+    split_off_validation,
+    with_index,
+)
 from clidmu_tf.engine.given import (
     as_arrays,
     check_inputs,
@@ -21,8 +29,15 @@ from clidmu_tf.engine.given import (
     positions_of,
 )
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
-from clidmu_tf.engine.network import count, values_of
+from clidmu_tf.engine.network import (
+    Network,
+    check_alike,
+    count,
+    drawn_anew,
+    values_of,
+)
 from clidmu_tf.engine.settings import settings_of
+from clidmu_tf.nets.features import average_of
 
 Tensors = dict[str, Any]
 
@@ -30,7 +45,32 @@ Tensors = dict[str, Any]
 class MethodModel(NoisyLabelModel):
     """Feeds a method's steps, applies what they come to, and saves it all by name."""
 
+    # Views of each example that a step gets.
+    num_views = 1
+    # How many networks it trains; all of them predict, by their mean.
+    num_networks = 1
+    # How much of the weights' moving average, which then predicts, stays at a step.
+    ema_momentum = 0.0
+
     # --- what it holds
+
+    def build_copies(self):
+        super().build_copies()
+        self._served = None
+        if self.num_networks > 1:
+            self.peer = self.peer or drawn_anew(self.classifier)
+            if self.peer.name == self.classifier.name:
+                self.peer.name += "_peer"
+            check_alike(self.classifier, self.peer)
+            self.networks.append(Network(self.peer, self.feature_layer))
+            self._served = average_of([self.classifier, self.peer])
+        elif self.ema_momentum:
+            self._served = keras.models.clone_model(self.classifier)
+            self._served.set_weights(self.classifier.get_weights())
+
+    @property
+    def served(self):
+        return getattr(self, "_served", None) or self.classifier
 
     def add_slot(self, name, shape, value=0.0, dtype="float32"):
         """Creates a variable that a step may read and replace; it is saved by name."""
@@ -48,8 +88,15 @@ class MethodModel(NoisyLabelModel):
         # Epochs begun, and whether the last of them is under way.
         self.add_slot("progress", (2,), 0, "int32")
 
-    def build_memory(self, num_examples):
-        """Makes room for what is remembered of so many examples."""
+    def build_memory(self, num_examples, num_unlabeled=None):
+        """Makes room for what is remembered of so many examples.
+
+        Args:
+            num_examples: Labelled ones; `None` where that is unknown.
+            num_unlabeled: Those without labels.
+        """
+        if not num_examples:
+            return
         widths = self.memory()
         if {n: (num_examples, w) for n, w in widths.items()} == {
             name: tuple(memory.shape) for name, memory in self.memories.items()
@@ -71,13 +118,25 @@ class MethodModel(NoisyLabelModel):
     # --- training
 
     @positions_of(keras.Model.fit)
-    def fit(self, x=None, y=None, *, num_examples=None, examples=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *,
+        augment=None,
+        num_examples=None,
+        examples=None,
+        **kwargs,
+    ):
         """As `keras.Model.fit`.
 
         Args:
             x: Inputs, or a dataset of batches `(inputs, labels)`.
             y: Labels, with inputs: `(n,)`, `(n, 1)`, or one-hot or soft `(n, C)`;
                 indices of classes, or their names.
+            augment: Augments arrays anew each epoch: a function `(inputs, seeds) →
+                inputs` as those of `clidmu_tf.data.augment`, or words such as
+                `"flip,crop"`.
             num_examples: Of a dataset whose batches name their examples
                 (`engine.examples.with_index`), how many there are; for a method that
                 remembers each.
@@ -87,14 +146,13 @@ class MethodModel(NoisyLabelModel):
         """
         is_arrays = y is not None
         x = as_arrays(x)
-        if not self.built:
-            self.build(input_shape(x))
+        self.build_from(x)
         y = self.indices(y)
         held_out = kwargs.get("validation_data")
         if isinstance(held_out, list | tuple):
             kwargs["validation_data"] = self._in_form(held_out)
-        if is_arrays and self.reads_examples:
-            x, y, kwargs = _split_off_validation(x, y, kwargs)
+        if is_arrays and (self.reads_examples or augment):
+            x, y, kwargs = split_off_validation(x, y, kwargs)
         if is_arrays:
             check_labels(y, self.num_classes)
             check_inputs(x)
@@ -102,16 +160,57 @@ class MethodModel(NoisyLabelModel):
             self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)
             if self.reads_examples:
                 examples = ArrayExamples(x, y, self.seed or 0)
-            if self.memory():
+            if augment:
+                x, y, kwargs = self._augmented(x, y, augment, kwargs)
+            elif self.memory():
                 x = with_index(x, np.arange(num_examples))
         self._check_data(num_examples, examples)
         self.examples = examples
+        self.pass_batch_size = batch_size_of(x, kwargs)
+        # A bar where Keras shows one; a line of its own in a log would say nothing.
+        self._pass_verbose = int(kwargs.get("verbose", "auto") in ("auto", 1))
         if num_examples:
             self.build_memory(num_examples)
         try:
             return super().fit(x, y, **kwargs)
         finally:
             self.examples = None
+
+    def losses_of_all(self, network, batch_size=None):
+        """The cross-entropy of every given label, as a network stands, in order."""
+        key = id(network)
+        if key not in self._passes:
+
+            @tf.function(reduce_retracing=True)
+            def losses(x, y):
+                _, logits = network(x)
+                return cross_entropy(logits, to_targets(y, self.num_classes))
+
+            self._passes[key] = losses
+        found, size = [], batch_size or self.pass_batch_size
+        steps = -(-len(self.examples) // size)
+        bar = keras.utils.Progbar(steps, verbose=self._pass_verbose, unit_name="batch")
+        for x, y in self.examples.in_order(size):
+            found.append(self._passes[key](x, y).numpy())
+            bar.update(len(found))
+        return np.concatenate(found)
+
+    def build_from(self, x):
+        """Builds, where that has waited for the first data."""
+        if not self.built:
+            self.build(input_shape(x))
+
+    def _augmented(self, x, y, augment, kwargs):
+        """Arrays as an endless dataset of whole batches, every view augmented."""
+        kwargs = {**kwargs}
+        size = min(kwargs.pop("batch_size", None) or 32, count(y))
+        weights = kwargs.pop("sample_weight", None)
+        others = (y,) if weights is None else (y, weights)
+        step = int(self.optimizer.iterations.numpy())
+        views = [augment] * self.num_views
+        dataset = batches_of_views(x, others, views, size, self.seed or 0, step)
+        kwargs.setdefault("steps_per_epoch", count(y) // size)
+        return dataset, None, {**kwargs, "shuffle": False}
 
     def _check_data(self, num_examples, examples):
         name = type(self).__name__
@@ -127,7 +226,8 @@ class MethodModel(NoisyLabelModel):
             )
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
-        if self.is_supervised or self.memory() or self.reads_examples:
+        asks_more = self.reads_examples or self.takes_unlabeled_data
+        if self.is_supervised or self.memory() or asks_more:
             raise ValueError(
                 f"{type(self).__name__} needs more than a batch (it remembers its "
                 "examples, or takes a second stream of data): use fit()."
@@ -168,9 +268,14 @@ class MethodModel(NoisyLabelModel):
         x, index = split_index(x)
         batch = self.gather_batch(y, sample_weight, index, streams)
         batch |= self.draws(batch, kind)
-        result = compute(self.values(), x, batch)
-        self.apply(result, index)
-        return self.log_step(x, y, sample_weight, result.logits, **result.logs)
+        found = compute(self.values(), x, batch)
+        results = found if self.num_networks > 1 else [found]
+        self.apply(results, index)
+        logits, logs = results[0].logits, results[0].logs
+        if self.num_networks > 1:
+            logits = tf.add_n([result.logits for result in results]) / len(results)
+            logs = {n: tf.reduce_mean([r.logs[n] for r in results]) for n in logs}
+        return self.log_step(x, y, sample_weight, logits, **logs)
 
     def gather_batch(self, y, sample_weight=None, index=None, streams=None):
         """Returns what the loss needs of the whole batch, and of the streams."""
@@ -190,7 +295,10 @@ class MethodModel(NoisyLabelModel):
             }
         for name, data in (streams or {}).items():
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            x, index = split_index(x)
             batch[name] = {"x": x}
+            if index is not None:
+                batch[name]["index"] = self.replicas.gather(index)
             if y is not None:
                 y = to_index_tensor(y, self.class_names)
                 targets = to_targets(y, self.num_classes)
@@ -206,34 +314,59 @@ class MethodModel(NoisyLabelModel):
                 "of them in the last batch."
             )
 
-    def values(self) -> Tensors:
-        """What a step reads of the model, as tensors."""
-        return {
-            "theta": values_of(self.network.trainable_variables),
-            "state": values_of(self.network.non_trainable_variables),
-            "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
-            "slots": {
-                name: tf.convert_to_tensor(variable.value)
-                for name, variable in self.slots.items()
-            },
+    def values(self) -> Any:
+        """What a step reads of the model, as tensors; of several networks, a list."""
+        slots = {
+            name: tf.convert_to_tensor(variable.value)
+            for name, variable in self.slots.items()
         }
-
-    def apply(self, result, index=None):
-        """Makes what a step came to the model's: weights, state, slots, memories."""
-        self.optimizer.apply(
-            self._regularised(result.gradient), self.network.trainable_variables
-        )
-        variables = [
-            *self.network.non_trainable_variables,
-            *(self.slots[name] for name in result.slots),
+        found = [
+            {
+                "theta": values_of(network.trainable_variables),
+                "state": values_of(network.non_trainable_variables),
+                "learning_rate": tf.convert_to_tensor(self.optimizer.learning_rate),
+                "step": tf.convert_to_tensor(self.optimizer.iterations.value),
+                "slots": slots,
+            }
+            for network in self.networks
         ]
-        values = [*result.state, *result.slots.values()]
+        return found if self.num_networks > 1 else found[0]
+
+    def apply(self, results, index=None):
+        """Makes what a step came to the model's: weights, state, slots, memories.
+
+        Args:
+            results: A `StepResult` of each network.
+            index: Which examples the batch holds.
+        """
+        gradient = [slope for result in results for slope in result.gradient]
+        self.optimizer.apply(self._regularised(gradient), self.trained_variables)
+        variables, values = [], []
+        for network, result in zip(self.networks, results, strict=True):
+            variables += network.non_trainable_variables
+            variables += [self.slots[name] for name in result.slots]
+            values += [*result.state, *result.slots.values()]
         if self.is_distributed:
             values = mean_over_replicas(values)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        for name, rows in result.memory.items():
-            self._write_rows(self.memories[name], index, rows)
+        for result in results:
+            for name, rows in result.memory.items():
+                self._write_rows(self.memories[name], index, rows)
+        if self.ema_momentum:
+            self._move_average()
+
+    def _move_average(self):
+        """Moves what predicts a little towards the classifier; more at the start."""
+        step = tf.cast(self.optimizer.iterations, "float32")
+        keep = tf.minimum(self.ema_momentum, (1 + step) / (10 + step))
+        pairs = zip(self._served.variables, self.classifier.variables, strict=True)
+        for average, variable in pairs:
+            value = tf.convert_to_tensor(variable.value)
+            if value.dtype.is_floating:
+                part = tf.cast(keep, value.dtype)
+                value = part * average.value + (1 - part) * value
+            average.assign(value)
 
     def _write_rows(self, memory, index, rows):
         """Replaces the rows of the batch's examples, on all replicas alike."""
@@ -283,7 +416,9 @@ class MethodModel(NoisyLabelModel):
 
     def parts(self):
         """Further layers of the method, by name, to be saved with it."""
-        return {}
+        if self.num_networks > 1:
+            return {"peer": self.peer}
+        return {"average": self._served} if self.ema_momentum else {}
 
     def named_variables(self):
         """What is saved of the method beside its layers and optimizers, by name."""
@@ -310,6 +445,11 @@ class MethodModel(NoisyLabelModel):
         for i, variable in enumerate(self.seeds()):
             if f"seed_{i}" in store.keys():
                 variable.assign(store[f"seed_{i}"])
+        for name in store.keys():
+            owner, _, slot = name.partition(".")
+            if owner == "slot" and slot not in self.slots:  # of data seen since
+                value = store[name]
+                self.add_slot(slot, value.shape, 0, str(value.dtype))
         for name, variable in self.named_variables().items():
             if name in store.keys():
                 variable.assign(store[name])
@@ -323,6 +463,8 @@ class MethodModel(NoisyLabelModel):
 
     def get_config(self):
         settings = {name: getattr(self, name) for name in settings_of(type(self))}
+        if self.num_networks > 1:
+            settings["peer"] = self.peer
         return {
             **super().get_config(),
             "seed": self.seed,
@@ -333,21 +475,3 @@ class MethodModel(NoisyLabelModel):
                 for name, value in settings.items()
             },
         }
-
-
-def _split_off_validation(x, y, kwargs):
-    """Splits off what Keras would, so that an index counts training examples alone."""
-    share = kwargs.pop("validation_split", 0.0)
-    if not share:
-        return x, y, kwargs
-    last = int(count(y) * (1 - share))
-    arrays = (x, y, kwargs.pop("sample_weight", None))
-    train, held_out = (
-        keras.tree.map_structure(
-            lambda array, rows=rows: None if array is None else array[rows], arrays
-        )
-        for rows in (slice(last), slice(last, None))
-    )
-    kwargs["sample_weight"] = train[2]
-    kwargs["validation_data"] = held_out if held_out[2] is not None else held_out[:2]
-    return train[0], train[1], kwargs

@@ -39,6 +39,8 @@ class NoisyLabelModel(ClassifierModel):
             the input of the last Dense layer.
     """
 
+    # Whether a step compiles its pieces itself, by `once`, for several networks.
+    in_pieces = False
     # What a training step logs besides the loss and CLID.
     extra_logs: tuple[str, ...] = ()
 
@@ -56,7 +58,15 @@ class NoisyLabelModel(ClassifierModel):
 
     def _build_optimizers(self):
         if self.built and self.compiled:
-            self.optimizer.build(self.network.trainable_variables)
+            self.optimizer.build(self.trained_variables)
+
+    def build_copies(self):
+        self.networks = [self.network]
+
+    @property
+    def trained_variables(self):
+        """The variables of θ of all networks."""
+        return [v for network in self.networks for v in network.trainable_variables]
 
     def compile(
         self,
@@ -259,7 +269,7 @@ class NoisyLabelModel(ClassifierModel):
         """Returns the pure function of a step of this kind, compiled if asked for."""
         function = self.pure_step(kind)
         texts = any(tensor.dtype == "string" for tensor in self.classifier.inputs)
-        whole = self._jit and not self.is_distributed and not texts
+        whole = self._jit and not (self.is_distributed or self.in_pieces or texts)
         if not whole:
             return function
         # Without AutoGraph, as elsewhere: it would wrap what a step raises in a page.
@@ -269,6 +279,17 @@ class NoisyLabelModel(ClassifierModel):
         """How a step that talks to other replicas compiles what lies in between."""
         apart = self.is_distributed and self._jit
         return functools.partial(tf.function, jit_compile=True) if apart else _as_it_is
+
+    def once(self, function):
+        """A piece of a step that several networks take, traced and compiled once.
+
+        Args:
+            function: A pure function of tensors.
+        """
+        # A function can't hold a talk between replicas; those trace it for each.
+        if self.is_distributed or self.run_eagerly:
+            return function
+        return tf.function(function, jit_compile=self._jit, autograph=False)
 
     def forward(self):
         """Returns how a step goes forward here: `(theta, state, x) → Forward`."""
@@ -301,7 +322,7 @@ class NoisyLabelModel(ClassifierModel):
         """Adds the slopes of the layers' weight regularisers, which read no data."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         gradient = list(gradient)
-        for i, variable in enumerate(self.network.trainable_variables):
+        for i, variable in enumerate(self.trained_variables):
             if variable.regularizer is not None:
                 value = tf.convert_to_tensor(variable.value)
                 with tf.GradientTape() as tape:

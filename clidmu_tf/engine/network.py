@@ -1,6 +1,7 @@
 """A Keras classifier from inside: its weights as tensors, its features and logits."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.nets.features import features_and_logits, head_of, in_columns
@@ -83,6 +84,29 @@ class Network:
     def non_trainable_variables(self):
         """The variables of the state: moving averages, seeds, frozen weights."""
         return self._inside.non_trainable_variables
+
+
+def drawn_anew(classifier):
+    """A network of the same layers, whose weights are drawn anew."""
+    copy = keras.models.clone_model(classifier)
+    copy.name = f"{classifier.name}_peer"
+    return copy
+
+
+def check_alike(first, second):
+    """Refuses two networks that one compiled step can't serve, or that are one."""
+    shapes = [[tuple(v.shape) for v in n.trainable_variables] for n in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"peer must have the layers of the classifier {first.name!r}, since both "
+            f"take the same steps; {second.name!r} has weights of other shapes."
+        )
+    pairs = zip(first.trainable_variables, second.trainable_variables, strict=True)
+    if all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs):
+        raise ValueError(
+            f"peer must start with other weights than {first.name!r}, or both learn "
+            "the same: build it with another seed, and pass it as peer=."
+        )
 
 
 def values_of(variables):

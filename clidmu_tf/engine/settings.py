@@ -79,8 +79,22 @@ class Declared:
 
 
 def settings_of(method: type) -> dict[str, Declared]:
-    """Returns the settings that a method's constructor declares, by name, in order."""
-    constructor = _constructor(method)
+    """Returns the settings that a method's constructor declares, by name, in order.
+
+    Those of a method that `combines` others are theirs and its own, but for `inner`.
+    """
+    combined = getattr(method, "combines", ())
+    if not combined:
+        return _declared_by(_constructor(method))
+    found = {n: d for part in combined for n, d in settings_of(part).items()}
+    theirs = {base for part in combined for base in part.__mro__}
+    for base in reversed(method.__mro__):
+        if base not in theirs and "__init__" in vars(base):
+            found |= _declared_by(vars(base)["__init__"])
+    return {name: declared for name, declared in found.items() if name != "inner"}
+
+
+def _declared_by(constructor: typing.Any) -> dict[str, Declared]:
     hints = typing.get_type_hints(constructor, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
@@ -106,14 +120,18 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
         kwargs: What it is given by name.
     """
     signature = inspect.signature(_constructor(method))
-    own = [name for name in signature.parameters if name not in ("self", "kwargs")]
-    unknown = [n for n in kwargs if n not in {*own, *OF_METHODS, *OF_KERAS}]
+    own = [n for n in signature.parameters if n not in ("self", "args", "kwargs")]
+    own = list(dict.fromkeys([*own, *settings_of(method)]))
+    known = {*own, *OF_METHODS, *OF_KERAS}
+    known |= {"peer"} if getattr(method, "num_networks", 1) > 1 else set()
+    unknown = [name for name in kwargs if name not in known]
     if unknown:
         raise ValueError(
             f"{method.__name__} has no setting {', '.join(unknown)}; it has "
             f"{', '.join(dict.fromkeys([*own, *OF_METHODS]))}."
         )
     given = signature.bind_partial(None, *args, **kwargs).arguments
+    given = {**given, **given.get("kwargs", {})}
     for name, declared in settings_of(method).items():
         if name in given:
             declared.setting.check(name, given[name])

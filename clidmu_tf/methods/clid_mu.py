@@ -31,6 +31,10 @@ from clidmu_tf.nets.weight_nets import WNet
 JUDGED = {"starts_even": True, "least": 1e-3}
 
 
+# What `inner` may name; `clid_mu_inner` says what each comes to.
+INNERS = ("none", "co_teaching", "dividemix", "fixmatch", "flexmatch", "uda")
+
+
 @keras.saving.register_keras_serializable("clidmu_tf")
 class CLIDMU(Reweighting):
     """Trains a Keras classifier on noisy labels, with no clean label.
@@ -76,6 +80,10 @@ class CLIDMU(Reweighting):
         feature_layer: Name of the layer whose output is the features; `None` for
             the input of the last Dense layer.
         seed: Seed of the draws that VRI samples.
+        inner: A method whose labels are weighed, judged by CLID: `"co_teaching"`,
+            `"dividemix"`, `"fixmatch"`, `"flexmatch"` or `"uda"`; `"none"` for plain
+            training. It brings its own settings: `CLIDMU(classifier,
+            inner="fixmatch", threshold=0.9)`.
 
     Example:
 
@@ -101,6 +109,15 @@ class CLIDMU(Reweighting):
         each is judged by a step of the others is this package's.
     """
 
+    # The class of each inner method, by its name.
+    joined: dict[str, type] = {}
+    inner = "none"
+
+    def __new__(cls, *args, inner="none", **kwargs):
+        cls = cls.joined.get(inner, cls) if cls is CLIDMU else cls
+        own = {} if cls in cls.joined.values() else {"inner": inner}
+        return super().__new__(cls, *args, **own, **kwargs)
+
     def __init__(
         self,
         classifier,
@@ -121,6 +138,11 @@ class CLIDMU(Reweighting):
         ] = 500,
         feature_layer=None,
         seed=None,
+        *,
+        inner: Annotated[
+            str,
+            Setting("Method whose labels are weighed, too.", INNERS, flag="inner"),
+        ] = "none",
         **kwargs,
     ):
         obstacle = _obstacle(weight_net, virtual_scope, feature_layer)

@@ -64,7 +64,7 @@ class MixUp(Method):
         share_seed, order_seed = self._two_seeds()
         rows = tf.range(tf.shape(batch["targets"])[0])
         return {
-            "share": _draw_beta(self.alpha, share_seed),
+            "share": draw_beta(self.alpha, share_seed),
             "partners": tf.random.experimental.stateless_shuffle(rows, order_seed),
         }
 
@@ -85,11 +85,7 @@ class MixUp(Method):
 
     def _mix_inputs(self, x, share, partners):
         """This replica's inputs, each mixed with its partner of whatever replica."""
-        if not x.dtype.is_floating:
-            raise ValueError(
-                f"MixUp mixes inputs, which must be floating-point numbers; received "
-                f"{x.dtype.name}: cast them, or embed them first."
-            )
+        check_floating(x, type(self).__name__)
         mine = self.replicas.scatter(partners, self.replicas.rows(x))
         return mix(x, tf.gather(self.replicas.gather(x), mine), share)
 
@@ -98,7 +94,16 @@ class MixUp(Method):
         return tf.unstack(tf.random.split(seed, 2))
 
 
-def _draw_beta(alpha, seed):
+def check_floating(x, method):
+    """Refuses inputs that can't be mixed."""
+    if not x.dtype.is_floating:
+        raise ValueError(
+            f"{method} mixes inputs, which must be floating-point numbers; received "
+            f"{x.dtype.name}: cast them, or embed them first."
+        )
+
+
+def draw_beta(alpha, seed):
     """A draw of Beta(α, α), as the share of one of two gamma variates.
 
     A small α makes variates that underflow to zero. So their logarithms are drawn:

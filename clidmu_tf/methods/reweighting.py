@@ -105,7 +105,7 @@ class Reweighting(Method):
         **kwargs: As for `keras.Model`.
     """
 
-    extra_logs = ("meta_loss", "mean_weight", "meta_grad_norm")
+    extra_logs: tuple[str, ...] = ("meta_loss", "mean_weight", "meta_grad_norm")
     takes_meta_optimizer = True
     is_random = True  # VRI samples
     numbered_variables = CLASS_SLOTS
@@ -128,8 +128,8 @@ class Reweighting(Method):
     ):
         super().__init__(
             classifier,
-            feature_layer,
-            seed,
+            feature_layer=feature_layer,
+            seed=seed,
             weight_net=weight_nets.get(weight_net),
             meta_objective=meta_objective,
             temperature=temperature,
@@ -157,7 +157,7 @@ class Reweighting(Method):
         self.weight_net.build_for(self.network.num_features, self.num_classes)
 
     def parts(self):
-        return {"weight_net": self.weight_net}
+        return {**super().parts(), "weight_net": self.weight_net}
 
     def _build_optimizers(self):
         super()._build_optimizers()
@@ -165,7 +165,12 @@ class Reweighting(Method):
             # Layers may have been frozen or thawed since the last compile().
             scope = "all" if self.virtual_scope == "auto" else self.virtual_scope
             self._virtual = virtual_variables(self.classifier, scope)
-            self.meta_optimizer.build(self.weight_net.trainable_variables)
+            self.meta_optimizer.build(self.meta_variables)
+
+    @property
+    def meta_variables(self):
+        """What the meta optimizer moves."""
+        return self.weight_net.trainable_variables
 
     def compile(self, optimizer="sgd", meta_optimizer=None, **kwargs):
         """Configures training.
@@ -257,8 +262,10 @@ class Reweighting(Method):
         return {"noise": normal}
 
     def values(self):
-        phi = values_of(self.weight_net.trainable_variables)
-        return {**super().values(), "phi": phi}
+        found = super().values()
+        if self.num_networks == 1:
+            found["phi"] = values_of(self.weight_net.trainable_variables)
+        return found
 
     def step(self, kind, forward, values, x, batch):
         classes = [values["slots"][name] for name in CLASS_SLOTS]

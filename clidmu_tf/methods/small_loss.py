@@ -4,10 +4,8 @@ from typing import Annotated
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from clidmu_tf.core.labels import to_targets
-from clidmu_tf.core.losses import cross_entropy
 from clidmu_tf.core.mixture import clean_probability, cleanest_per_class
 from clidmu_tf.engine.settings import Setting
 from clidmu_tf.methods.reweighting import (
@@ -117,7 +115,8 @@ class SmallLoss(Reweighting):
         labels = np.argmax(
             to_targets(self.examples.labels(), self.num_classes), axis=-1
         )
-        probability = clean_probability(self.losses_of_all(), seed=self.seed or 0)
+        losses = self.losses_of_all(self.network, self.meta_batch_size)
+        probability = clean_probability(losses, seed=self.seed or 0)
         chosen = cleanest_per_class(
             probability, labels, self.meta_examples, self.num_classes
         )
@@ -130,14 +129,3 @@ class SmallLoss(Reweighting):
         if not len(chosen):  # the warm-up has no meta set yet
             return {}
         return {"meta": self.examples.batches(chosen, self.meta_batch_size, step)}
-
-    def losses_of_all(self):
-        """The cross-entropy of every given label, as the network stands."""
-
-        @tf.function(reduce_retracing=True)
-        def losses(x, y):
-            _, logits = self.network(x)
-            return cross_entropy(logits, to_targets(y, self.num_classes))
-
-        batches = self.examples.in_order(self.meta_batch_size)
-        return np.concatenate([losses(x, y).numpy() for x, y in batches])

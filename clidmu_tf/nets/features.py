@@ -76,6 +76,8 @@ def features_and_logits(classifier, feature_layer=None):
             "classifier must have one output, the class scores; "
             f"{classifier.name!r} has {len(classifier.outputs)}."
         )
+    if members_of(classifier):
+        return _average_inside(classifier, feature_layer)
     features, logits = _trace(classifier)
     if feature_layer is not None:
         features = _layer_output(classifier, feature_layer)
@@ -88,8 +90,63 @@ def features_and_logits(classifier, feature_layer=None):
     return keras.Model(_inputs(classifier), [features, logits], name="inside")
 
 
+def average_of(classifiers, name="average"):
+    """A model of the mean of what classifiers of one kind return.
+
+    Args:
+        classifiers: Built Sequential or Functional models, of one input shape, whose
+            names differ.
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model` that shares their weights. `features_and_logits` knows it: its
+        features are those of all members, side by side.
+    """
+    inputs = inputs_like(classifiers[0])
+    scores = [classifier(inputs) for classifier in classifiers]
+    return keras.Model(inputs, keras.layers.Average()(scores), name=name)
+
+
+def members_of(model):
+    """The classifiers of which a model is the `average_of`; none of any other."""
+    layer, inputs = _producer(model.outputs[0])
+    if not isinstance(layer, keras.layers.Average):
+        return []
+    members = [_producer(tensor)[0] for tensor in inputs]
+    return members if all(isinstance(m, keras.Model) for m in members) else []
+
+
+def inputs_like(classifier):
+    """New inputs for a model around a classifier, in the structure of its own."""
+    return keras.tree.map_structure(
+        lambda tensor: keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        ),
+        classifier.inputs[0] if len(classifier.inputs) == 1 else classifier.input,
+    )
+
+
+def _average_inside(model, feature_layer):
+    """`features_and_logits` of an average: its scores are what the model returns."""
+    inputs = _inputs(model)
+    insides = [features_and_logits(m, feature_layer) for m in members_of(model)]
+    features, logits = zip(*(inside(inputs) for inside in insides), strict=True)
+    is_linear = output_activation(model) == "linear"
+    if not is_linear:
+        logits = [ops.softmax(z) for z in logits]
+    mean = keras.layers.Average()(list(logits))
+    mean = mean if is_linear else ops.log(mean)
+    features = keras.layers.Concatenate()(list(features))
+    for i, inside in enumerate(insides):
+        inside.name = f"inside_{i}"
+    return keras.Model(inputs, [features, mean], name="inside")
+
+
 def output_activation(classifier):
     """What the classifier makes of its logits: `"linear"`, `"softmax"`, `"sigmoid"`."""
+    members = members_of(classifier)
+    if members:
+        return output_activation(members[0])
     layer = _producer(classifier.outputs[0])[0]
     if isinstance(layer, keras.Model):
         return output_activation(layer)
@@ -98,6 +155,9 @@ def output_activation(classifier):
 
 def has_single_unit(classifier):
     """Whether one number tells two classes apart, the probability of the second."""
+    members = members_of(classifier)
+    if members:
+        return has_single_unit(members[0])
     return getattr(head_of(classifier), "units", None) == 1
 
 

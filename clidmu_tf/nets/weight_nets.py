@@ -90,8 +90,9 @@ class VRI(keras.layers.Layer):
 
     A posterior (μ, s) reads the features and the embedded label, a prior
     (μ', s') the features alone. The mask is `sigmoid(μ + ε·exp(s/2))`; the
-    divergence of the two is returned beside it. As in the authors' code the
-    sampler reads s as log σ² where the divergence reads it as log σ.
+    divergence of the two is returned beside it. As in the authors' code it takes the
+    standard deviations where its formula wants their logarithms; no training step
+    feels it, since it reads no weight of the classifier.
 
     Args:
         hidden_units: Widths of the tanh layers.
@@ -176,10 +177,11 @@ class VRI(keras.layers.Layer):
             features, ops.zeros_like(embedded)
         )
         mask = ops.sigmoid(mean + noise * ops.exp(log_var / 2))
+        deviation, prior_deviation = ops.exp(log_var / 2), ops.exp(prior_log_var / 2)
         kl = ops.mean(
-            (prior_log_var - log_var)
-            + (ops.exp(2 * log_var) + (mean - prior_mean) ** 2)
-            / (2 * ops.exp(2 * prior_log_var))
+            (prior_deviation - deviation)
+            + (ops.exp(2 * deviation) + (mean - prior_mean) ** 2)
+            / (2 * ops.exp(2 * prior_deviation))
             - 0.5
         )
         return mask, kl
@@ -205,6 +207,12 @@ class VRI(keras.layers.Layer):
         for layer in self.hidden:
             hidden = layer(hidden)
         return self.mean(hidden), self.log_variance(hidden)
+
+
+def another(weight_net):
+    """A weight net of the same kind, its weights drawn anew."""
+    config = weight_net.get_config()
+    return type(weight_net).from_config({**config, "name": f"peer_{weight_net.name}"})
 
 
 WEIGHT_NETS = {"wnet": WNet, "vri": VRI}

@@ -137,7 +137,7 @@ def audit(
 
 def _scorer(model, snapshots):
     """A compiled function of a batch: what its rows of the table say."""
-    classifier = getattr(model, "classifier", model)
+    classifier = getattr(model, "served", model)
     members = [classifier] if snapshots is None else snapshots.members()
     voters = [features_and_logits(member) for member in members]
     current = voters[0] if snapshots is None else features_and_logits(classifier)

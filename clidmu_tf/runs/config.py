@@ -6,7 +6,7 @@ from typing import Any
 
 from clidmu_tf.data import noise
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.methods import JOINED, METHODS, flags_of, method_of
 from clidmu_tf.tuning.search import OBJECTIVES, TUNERS
 from clidmu_tf.tuning.space import BATCH_SIZE, META_BATCH_SIZE, WARMUP
 
@@ -15,6 +15,8 @@ TASKS = ("prepare", "train", "tune", "evaluate", "audit", "export")
 OF_WEIGHT_NETS = (
     *("meta_batch_size", "meta_optimizer", "meta_learning_rate", "meta_weight_decay"),
 )
+# What only a method that learns from unlabelled examples makes use of.
+OF_UNLABELED = ("strong_augment",)
 
 
 def setting(default, help, choices=None, least=None, most=None):
@@ -93,7 +95,18 @@ class RunSettings:
         "refuse", "A file that is no image.", ("refuse", "skip")
     )
     train_examples: int = setting(0, "Train on so many; 0: all.", least=0)
-    augment: str = setting("", "Comma-separated: flip, crop, randaugment.")
+    augment: str = setting(
+        "", "Comma-separated: flip, crop, randaugment (or randaugment:3:5)."
+    )
+    strong_augment: str = setting(
+        "", "The same, of the strong view of unlabelled examples; empty: as --augment."
+    )
+    num_labels: int = setting(
+        0,
+        "Training examples that keep their label, noise and all, as many of each "
+        "class; the others are unlabelled; 0: all keep it.",
+        least=0,
+    )
 
     noise: str = setting("none", "Label noise to add.", tuple(noise.NOISES))
     noise_rate: float = setting(
@@ -182,8 +195,10 @@ class RunSettings:
 def _method_fields():
     """A field for every flag of a method; `None` stands for the method's default."""
     fields = {}
-    for method in METHODS:
+    for method in (*METHODS, *JOINED):
         for flag, (_, declared) in flags_of(method).items():
+            if method in JOINED and flag in fields:
+                continue
             help_text = f"{declared.setting.help} (--method={method})"
             if flag in fields:  # several methods share it
                 help_text = fields[flag][2].metadata["help"][:-1] + f", {method})"
@@ -203,18 +218,19 @@ class Config(OfMethods):
 
     def __post_init__(self):
         if self.method in METHODS:
-            for flag, (_, declared) in flags_of(self.method).items():
-                if getattr(self, flag) is None:
-                    object.__setattr__(self, flag, declared.default)
+            for name in dict.fromkeys([self.method, self.full_method]):
+                for flag, (_, declared) in flags_of(name).items():
+                    if getattr(self, flag) is None:
+                        object.__setattr__(self, flag, declared.default)
         for field in dataclasses.fields(self):
             if getattr(self, field.name) is not None:
                 _check(field, getattr(self, field.name))
-        for flag, (_, declared) in flags_of(self.method).items():
+        for flag, (_, declared) in flags_of(self.full_method).items():
             try:
                 declared.setting.check(f"--{flag}", getattr(self, flag))
             except ValueError as error:
                 raise UserError(str(error)) from None
-        least = METHODS[self.method].least_batch
+        least = self.method_class.least_batch
         if self.batch_size < least:
             raise UserError(
                 f"--method={self.method} needs {least} examples a batch, or more; "
@@ -230,6 +246,17 @@ class Config(OfMethods):
                 f"--lr_min={self.lr_min} is above --learning_rate={self.learning_rate}"
                 ", which --lr_schedule lowers: lower --lr_min."
             )
+
+    @property
+    def full_method(self):
+        """The name of the method, joined with that of its inner one if it has one."""
+        joined = f"{self.method}+{getattr(self, 'inner', None)}"
+        return joined if joined in JOINED else self.method
+
+    @property
+    def method_class(self):
+        """The class of the method."""
+        return method_of(self.full_method)
 
     def flags(self):
         """Returns the settings as lines of a flagfile."""
@@ -250,14 +277,19 @@ class Config(OfMethods):
 
     def given(self, but=()):
         """Returns `--name=value` of each setting that is not at its default."""
-        return Config(method=self.method).differences(self, (*but, "method"))
+        inner = self.inner if self.full_method in JOINED else None
+        plain = Config(method=self.method, inner=inner)
+        named = ("method", "inner") if inner else ("method",)
+        return plain.differences(self, (*but, *named))
 
     def unused(self):
         """Returns those of the given settings that the method makes no use of."""
-        others = {flag for method in METHODS for flag in flags_of(method)}
-        if not METHODS[self.method].takes_meta_optimizer:
+        others = {flag for m in (*METHODS, *JOINED) for flag in flags_of(m)}
+        if not self.method_class.takes_meta_optimizer:
             others |= {*OF_WEIGHT_NETS}
-        others -= {*flags_of(self.method)}
+        if not self.method_class.takes_unlabeled_data:
+            others |= {*OF_UNLABELED}
+        others -= {*flags_of(self.full_method)}
         used = {field.name for field in dataclasses.fields(self)} - others
         return self.given(but=used)
 
@@ -269,9 +301,9 @@ class Config(OfMethods):
     def searchable(self):
         """Returns what may be searched, and how: `tuning.space` says."""
         found = {"batch_size": BATCH_SIZE, "learning_rate": 10}
-        if METHODS[self.method].takes_meta_optimizer:
+        if self.method_class.takes_meta_optimizer:
             found |= {"meta_learning_rate": 10, "meta_batch_size": META_BATCH_SIZE}
-        for flag, (_, declared) in flags_of(self.method).items():
+        for flag, (_, declared) in flags_of(self.full_method).items():
             how = WARMUP if declared.setting.in_epochs else declared.setting.search
             if how is not None:
                 found[flag] = how
@@ -287,7 +319,7 @@ class Config(OfMethods):
             name: getattr(self, flag) * steps
             if declared.setting.in_epochs
             else getattr(self, flag)
-            for flag, (name, declared) in flags_of(self.method).items()
+            for flag, (name, declared) in flags_of(self.full_method).items()
         }
 
     def replace(self, **changes):

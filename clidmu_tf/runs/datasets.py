@@ -1,6 +1,7 @@
 """The data of a run: a source with its noise and holdout, and its batches."""
 
 import dataclasses
+import logging
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +12,18 @@ import tensorflow as tf
 from clidmu_tf import data
 from clidmu_tf.core.labels import check_labels
 from clidmu_tf.data import Source, Split, augment, noise
-from clidmu_tf.engine.examples import with_index
+from clidmu_tf.engine.examples import with_index, with_views
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import strategies
+
+logger = logging.getLogger(__name__)
 
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
 MOST_CLASSES = 10
 COLUMNS = 100  # of a terminal
 OF_IMAGES = ("augment", "image_size", "resize_size")
+UNLABELED_SEED = 2 * 10**6
 
 
 # --- the source
@@ -115,6 +119,47 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
         source,
         train=source.train.take(np.sort(order[first:])),
         holdout=source.train.take(np.sort(order[:first])),
+    )
+
+
+def draw_labels(source: Source, count: int, seed: int) -> Source:
+    """Keeps so many labels, noise and all; the other examples are unlabelled from now.
+
+    As many of each given class are drawn; where a class has fewer than its share, it
+    gives all it has, and the others make up for it.
+
+    Args:
+        source: A source.
+        count: How many; 0 for all, and no unlabelled examples.
+        seed: Decides which.
+
+    Raises:
+        UserError: There are fewer.
+    """
+    if not count:
+        return source
+    split, num_classes = source.train, len(source.class_names)
+    if count >= len(split):
+        raise UserError(
+            f"--num_labels={count} leaves no example without a label, of "
+            f"{len(split)} training examples: lower it."
+        )
+    order = np.random.default_rng((seed, count)).permutation(len(split))
+    # The how-manieth of its class each example is, in that order.
+    rank = np.zeros(len(split), "int64")
+    for label in range(num_classes):
+        of_class = order[split.labels[order] == label]
+        rank[of_class] = np.arange(len(of_class))
+        if not len(of_class):
+            name = source.class_names[label]
+            logger.warning(
+                "No example is labelled %s: the network can't learn it.", name
+            )
+    chosen = order[np.argsort(rank[order], kind="stable")]
+    return dataclasses.replace(
+        source,
+        train=split.take(np.sort(chosen[:count])),
+        unlabeled=split.take(np.sort(chosen[count:])),
     )
 
 
@@ -229,20 +274,47 @@ class TrainingData(Reader):
     Attributes:
         seed: Decides order, windows and augmentation.
         augment: As for `data.training_batches`.
+        strong: The same, of the strong view of unlabelled examples.
         mirror: As for `data.training_batches`.
         strategy: The devices whose replicas batches are cut over; `None` for one.
     """
 
     seed: int
     augment: Callable | None = None
+    strong: Callable | None = None
     mirror: bool = False
     strategy: tf.distribute.Strategy | None = None
 
-    def batches(self, start_step: int = 0, indexed: bool = False) -> Any:
-        """The labelled batches from a step on, told their examples' indices or not."""
-        name = with_index if indexed else None
+    def batches(
+        self, start_step: int = 0, indexed: bool = False, num_views: int = 1
+    ) -> Any:
+        """The labelled batches from a step on.
+
+        Args:
+            start_step: Batches to leave out.
+            indexed: Whether they name their examples.
+            num_views: Views of each example, all augmented alike.
+        """
+        views = [self.augment] * num_views if num_views > 1 else None
         return self._cut(
-            self.source.train, self.batch_size, self.seed, start_step, name
+            *(self.source.train, self.batch_size, self.seed, start_step),
+            with_index=named(indexed, num_views),
+            views=views,
+        )
+
+    def batches_without_labels(self, batch_size: int, start_step: int = 0) -> Any:
+        """Batches of the unlabelled examples, weak and strong view, and their index.
+
+        Args:
+            batch_size: Examples a batch.
+            start_step: Batches to leave out.
+        """
+        return self._cut(
+            *(self.source.unlabeled, batch_size, self.seed + UNLABELED_SEED),
+            start_step,
+            with_index=named(True, 2),
+            views=[self.augment, self.strong],
+            labelled=False,
         )
 
     def batches_beside(
@@ -260,13 +332,27 @@ class TrainingData(Reader):
             *(split, batch_size, self.seed + META_SEED, start_step), labelled=labelled
         )
 
-    def sample(self, most: int) -> Split:
-        """A random part of the training data, the same in all of a run."""
-        split = self.source.train
+    def sample(self, most: int, split: Split | None = None) -> Split:
+        """A random part of the training data, or of a split, the same in all of a run.
+
+        Args:
+            most: Examples, at most.
+            split: The split; `None` for the labelled training data.
+        """
+        split = self.source.train if split is None else split
         chosen = np.random.default_rng(self.seed).permutation(len(split))[:most]
         return split.take(np.sort(chosen))
 
-    def _cut(self, split, batch_size, seed, start_step, with_index=None, labelled=True):
+    def _cut(
+        self,
+        split,
+        batch_size,
+        seed,
+        start_step,
+        with_index=None,
+        labelled=True,
+        views=None,
+    ):
         def make(num_shards, shard_index, replicas):
             dataset = data.training_batches(
                 split,
@@ -274,6 +360,7 @@ class TrainingData(Reader):
                 seed=seed,
                 image_shape=self.source.image_shape,
                 augment=self.augment,
+                views=views,
                 mirror=self.mirror,
                 start_step=start_step,
                 num_shards=num_shards,
@@ -284,6 +371,15 @@ class TrainingData(Reader):
             return dataset if labelled else dataset.map(lambda x, y: x)
 
         return strategies.distribute(self.strategy, make, batch_size)
+
+
+def named(indexed, num_views):
+    """How batches name their examples and views; `None` where they do not."""
+    if num_views > 1 and indexed:
+        return lambda x, index: with_index(with_views(*x), index)
+    if num_views > 1:
+        return lambda x, index: with_views(*x)
+    return with_index if indexed else None
 
 
 class SplitExamples:
@@ -310,15 +406,25 @@ class SplitExamples:
         return self.data.batches_beside(split, size, start_step)
 
 
-def augmentation(words: str, is_window: bool) -> dict[str, Any]:
+def augmentation(words: str, is_window: bool, strong: str = "") -> dict[str, Any]:
     """How `TrainingData` augments.
 
     Args:
         words: Augmentations, separated by commas.
+        strong: Those of the strong view; empty for the same.
         is_window: Whether --resize_size has windows cut: those are the crops then,
             and mirrored as they are cut.
     """
     names = [word.strip() for word in words.split(",") if word.strip()]
     of_window = ("crop", "flip") if is_window else ()
-    rest = ",".join(name for name in names if name not in of_window)
-    return {"augment": augment.build(rest), "mirror": "flip" in names}
+
+    def build(words):
+        words = [word.strip() for word in words.split(",")]
+        rest = [word for word in words if word.split(":")[0] not in of_window]
+        return augment.build(",".join(rest))
+
+    return {
+        "augment": build(words),
+        "strong": build(strong or words),
+        "mirror": "flip" in names,
+    }

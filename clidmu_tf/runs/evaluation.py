@@ -34,7 +34,7 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         reader, source = self.reader, self.reader.source
-        measure = measure_of(self.model.classifier, len(source.class_names))
+        measure = measure_of(self.model.served, len(source.class_names))
         self.test = evaluator(measure, source.test, reader)
         self.holdout = source.holdout and evaluator(measure, source.holdout, reader)
 
@@ -132,5 +132,5 @@ def reference_clid(model: Method, reader: Reader, most: int) -> float:
     count = min(most, len(held_out))
     size = min(REFERENCE_BATCH, count)
     batches = reader.in_order(held_out.take(np.arange(count // size * size)), size)
-    measure = clid_of(model.classifier, model.feature_layer, REFERENCE_TEMPERATURE)
+    measure = clid_of(model.served, model.feature_layer, REFERENCE_TEMPERATURE)
     return float(np.mean([measure(x).numpy() for x, _ in batches]))

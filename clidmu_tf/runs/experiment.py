@@ -14,7 +14,7 @@ from clidmu_tf.data import Source, Split
 from clidmu_tf.engine.callbacks import SnapshotEnsemble
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
-from clidmu_tf.methods import METHODS, flags_of
+from clidmu_tf.methods import flags_of
 from clidmu_tf.runs import datasets, export, models, strategies
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.datasets import SplitExamples, TrainingData
@@ -53,7 +53,7 @@ class Experiment:
     ):
         self._config = config
         self.strategy = strategy
-        self.method: str = config.method
+        self.method: str = config.full_method
         self.epochs: int = config.epochs
         self.checkpoint_every: int = config.checkpoint_every
         self.meta_examples: int = config.meta_examples
@@ -107,6 +107,7 @@ class Experiment:
             source, name, config.noise, config.noise_rate, config.seed
         )
         source = datasets.hold_out(source, config.noisy_holdout, config.seed)
+        source = datasets.draw_labels(source, config.num_labels, config.seed)
         if len(source.train) < config.batch_size:
             raise UserError(
                 f"--batch_size={config.batch_size} is larger than the training data, "
@@ -122,7 +123,9 @@ class Experiment:
             self.source,
             config.batch_size,
             config.seed,
-            **datasets.augmentation(config.augment, bool(config.resize_size)),
+            **datasets.augmentation(
+                config.augment, bool(config.resize_size), config.strong_augment
+            ),
             strategy=self.strategy,
         )
 
@@ -137,7 +140,10 @@ class Experiment:
         source, count = self.source, len(self.source.train)
         steps = self._config.steps_per_epoch or count // self._config.batch_size
         words = source.preprocessing.vocabulary_size if source.preprocessing else 0
-        return Described(source.class_names, source.image_shape, steps, count, words)
+        unlabeled = len(source.unlabeled) if source.unlabeled is not None else 0
+        return Described(
+            *(source.class_names, source.image_shape, steps, count, words, unlabeled)
+        )
 
     @functools.cached_property
     def preprocessing(self) -> "Preprocessing | None":
@@ -147,7 +153,7 @@ class Experiment:
     def check_warmup(self) -> None:
         """Raises a UserError where a warm-up would leave nothing of the run."""
         config = self._config
-        for flag, (_, declared) in flags_of(config.method).items():
+        for flag, (_, declared) in flags_of(config.full_method).items():
             if declared.setting.in_epochs and getattr(config, flag) >= config.epochs:
                 raise UserError(
                     f"--{flag}={getattr(config, flag)} takes up all of "
@@ -178,7 +184,15 @@ class Experiment:
                 config.init_weights,
             )
             settings = config.method_settings(described.steps)
-            model = METHODS[config.method](classifier, seed=config.seed, **settings)
+            if config.method_class.num_networks > 1:
+                settings["peer"] = models.build_classifier(
+                    config.backbone,
+                    described,
+                    config.seed + 1,
+                    config.precision,
+                    config.init_weights,
+                )
+            model = config.method_class(classifier, seed=config.seed, **settings)
             return models.compile_model(
                 model, described, self._optimizers(), config.jit, config.batch_scope
             )
@@ -194,7 +208,7 @@ class Experiment:
                 config.optimizer, rate, config.weight_decay, config.momentum
             )
         }
-        if METHODS[config.method].takes_meta_optimizer:
+        if config.method_class.takes_meta_optimizer:
             found["meta_optimizer"] = build(
                 config.meta_optimizer,
                 config.meta_learning_rate,
@@ -211,12 +225,34 @@ class Experiment:
             start_step: Steps that are done: the data go on from there.
         """
         return {
-            "x": self.data.batches(start_step, indexed=bool(self.model.memory())),
+            "x": self.data.batches(
+                start_step, bool(self.model.memory()), self.model.num_views
+            ),
             "shuffle": False,
+            **self.unlabeled_arguments(start_step),
             "num_examples": len(self.source.train),
             "examples": SplitExamples(self.data),
             **self.meta_arguments(start_step),
         }
+
+    def unlabeled_arguments(self, start_step: int = 0) -> dict[str, Any]:
+        """Those of `fit_arguments` that are of the unlabelled data.
+
+        Raises:
+            UserError: There are none, and the method needs them.
+        """
+        if not self.model.takes_unlabeled_data:
+            return {}
+        split = self.source.unlabeled
+        if split is None:
+            raise UserError(
+                f"--method={self.method} learns from examples without labels: give "
+                "--num_labels, how many keep theirs."
+            )
+        size = min(self.model.unlabeled_ratio * self._config.batch_size, len(split))
+        size -= size % self.model.distribute_strategy.num_replicas_in_sync
+        batches = self.data.batches_without_labels(size, start_step)
+        return {"unlabeled_data": batches, "num_unlabeled": len(split)}
 
     def meta_arguments(self, start_step: int = 0) -> dict[str, Any]:
         """Those of `fit_arguments` that are of the meta data, without the model.
@@ -224,10 +260,14 @@ class Experiment:
         Raises:
             UserError: The data cannot give what the method needs.
         """
-        config, method = self._config, METHODS[self._config.method]
-        if method.reads_examples:  # it makes its meta batches itself
-            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
+        config = self._config
+        method = config.method_class
+        if not method.takes_meta_optimizer:
+            return {}
         settings = config.method_settings(1)
+        if not method.takes_meta_data(settings) and method.reads_examples:
+            # It makes its meta batches itself.
+            return {"meta_batch_size": config.meta_batch_size or config.batch_size}
         supervised = method.wants_clean_labels(settings)
         if not (config.meta_batch_size or supervised):
             return {}
@@ -239,6 +279,8 @@ class Experiment:
                 "given labels judge: leave it out, or give --meta_objective=clid."
             )
         split = self.meta_split
+        if settings.get("meta_from") == "unlabeled" and self.source.unlabeled:
+            split = self.data.sample(self.meta_examples, self.source.unlabeled)
         if supervised:
             split = datasets.with_clean_labels(split, config.method)
         if config.meta_batch_size > len(split):

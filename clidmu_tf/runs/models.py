@@ -136,7 +136,7 @@ def compile_model(
         jit_compile=JIT[jit],
         batch_scope=batch_scope,
     )
-    model.build_memory(described.num_examples)
+    model.build_memory(described.num_examples, described.num_unlabeled)
     # Keras waits for the first step to make the variables of the metrics.
     model._compile_metrics.build(tf.zeros([1], "int64"), tf.zeros([1, count]))
     return model

@@ -45,7 +45,7 @@ def finish(
             *(model, experiment.data, snapshots, rows, workdir, experiment.title)
         )
         label_issues.draw_weights(issues, experiment.source.train, workdir)
-        experiment.export(model.classifier, workdir.export)
+        experiment.export(model.served, workdir.export)
         experiment.export(ensemble, workdir.export_ensemble)
     workdir.write_summary(summary)
     if not is_trial:

@@ -98,7 +98,7 @@ def export_task(config: Config) -> None:
         preprocessing=workdir.read_preprocessing(),
     )
     step, _ = training.restore(experiment, workdir)
-    experiment.export(experiment.model.classifier, workdir.export)
+    experiment.export(experiment.model.served, workdir.export)
     print(f"The model as of step {step} is in {workdir.export}")
 
 

@@ -41,6 +41,7 @@ class Described:
         num_examples: Examples that it trains on, each of which it may remember; 0 of
             a workdir of version 0.1, whose methods remembered none.
         vocabulary_size: Of texts, the number of different word indices; else 0.
+        num_unlabeled: Examples that it trains on without their labels.
     """
 
     class_names: tuple
@@ -48,6 +49,7 @@ class Described:
     steps: int
     num_examples: int = 0
     vocabulary_size: int = 0
+    num_unlabeled: int = 0
 
 
 class Workdir:
@@ -186,7 +188,8 @@ class Workdir:
             )
         found = json.loads(self.source.read_text())
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
-        numbers = {n: found.get(n, 0) for n in ("num_examples", "vocabulary_size")}
+        optional = ("num_examples", "vocabulary_size", "num_unlabeled")
+        numbers = {name: found.get(name, 0) for name in optional}
         return Described(names, shape, found["steps"], **numbers)
 
     def write_source(self, described, preprocessing=None):

@@ -415,16 +415,17 @@ def augmentation(words: str, is_window: bool, strong: str = "") -> dict[str, Any
         is_window: Whether --resize_size has windows cut: those are the crops then,
             and mirrored as they are cut.
     """
-    names = [word.strip() for word in words.split(",") if word.strip()]
     of_window = ("crop", "flip") if is_window else ()
 
+    def named(words):
+        return [word.strip() for word in words.split(",") if word.strip()]
+
     def build(words):
-        words = [word.strip() for word in words.split(",")]
-        rest = [word for word in words if word.split(":")[0] not in of_window]
+        rest = [word for word in named(words) if word.split(":")[0] not in of_window]
         return augment.build(",".join(rest))
 
     return {
         "augment": build(words),
         "strong": build(strong or words),
-        "mirror": "flip" in names,
+        "mirror": "flip" in named(words),
     }

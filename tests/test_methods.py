@@ -224,7 +224,7 @@ def test_two_replicas_make_the_update_of_one_device(case, on_devices):
     assert_same(one, two, 2e-5)
 
 
-def small_network(name, input_shape, num_classes, seed=0):
+def small_network(name, input_shape, num_classes, seed=0, vocabulary_size=0):
     keras.utils.set_random_seed(seed)
     return keras.Sequential(
         [

@@ -305,8 +305,9 @@ def test_any_method_takes_keras_positions_and_a_single_unit(name, weather):
     y = (given == 2).astype("int64")
     model = METHODS[name](dense(1, "sigmoid"))
     model.compile(sgd(), metrics=["accuracy"])
-    clean = {"meta_data": (x, y)} if model.is_supervised else {}
-    history = model.fit(x, np.eye(2)[y], 60, 2, 0, **clean)
+    more = {"meta_data": (x, y)} if model.is_supervised else {}
+    more |= {"unlabeled_data": x} if model.takes_unlabeled_data else {}
+    history = model.fit(x, np.eye(2)[y], 60, 2, 0, **more)
     assert len(history.epoch) == 2 and model.optimizer.iterations == 4
     scores = model.evaluate(x, y, 40, 0)
     assert len(scores) == 3 and np.isfinite(scores).all()
@@ -551,7 +552,7 @@ def test_every_task_works_on_a_csv_file(kind, csv_file, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"accuracy {summary['last_accuracy']:.4f} on 20 test labels" in said
     assert (
-        "Read 180 examples to train on and 20 to test on, of 2 classes: deliv" in said
+        "Read 180 examples to train on and 20 to test on, of 2 classes (deliv" in said
     )
     frame = pd.read_csv(csv_file)
     issues = pd.read_csv(workdir.label_issues)
@@ -681,7 +682,7 @@ def test_images_of_every_kind_are_read_and_others_counted(tmp_path, capsys):
     np.testing.assert_allclose(np.concatenate(means), expected, atol=6)
     tasks.train(config)
     said = capsys.readouterr().out
-    assert "of 2 classes: dark" in said and "held out, with given labels" in said
+    assert "of 2 classes (dark" in said and "held out, with given labels" in said
     assert "Ignored, as no images: 1 .heic, 1 .txt." in said
     assert "Accuracy on held-out given labels, some of which may be wrong:" in said
     assert "test accuracy" not in said

@@ -538,6 +538,21 @@ def csv_run(csv_file, kind, workdir, **changes):
     return Config(**{**settings, **INPUTS[kind], **changes})
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_separates_columns_is_seen(separator, csv_file, tmp_path):
+    """As spreadsheets save them where a comma is the decimal point."""
+    rows = pd.read_csv(csv_file)
+    rows["message text"] = "yes, and: " + rows["message text"]
+    rows.to_csv(tmp_path / "other.csv", sep=separator, index=False)
+    found, expected = (
+        Experiment(csv_run(path, "columns", tmp_path / "run")).source
+        for path in (tmp_path / "other.csv", csv_file)
+    )
+    assert found.class_names == expected.class_names
+    np.testing.assert_array_equal(found.train.labels, expected.train.labels)
+    np.testing.assert_array_equal(found.train.inputs, expected.train.inputs)
+
+
 @pytest.mark.parametrize("kind", INPUTS)
 def test_every_task_works_on_a_csv_file(kind, csv_file, tmp_path, capsys):
     config = csv_run(csv_file, kind, tmp_path / "run", clean_label_column="truth")

@@ -119,6 +119,8 @@ def table(
 ):
     """Reads a CSV file with a row an example, or a folder with `train.csv`, `test.csv`.
 
+    Columns are parted by commas, semicolons or tabs, whichever its heading has most of.
+
     Args:
         path: The file or the folder.
         columns: The `Columns`.

@@ -65,7 +65,7 @@ def test_evaluate_finds_what_training_reported(finished, capsys):
     last = capsys.readouterr().out.splitlines()[-2]
     assert f"accuracy {summary['last_accuracy']:.4f}" in last
     assert f"top-5 {summary['last_top5_accuracy']:.4f}" in last
-    assert f"({len(finished.copy.good['validation'])} examples)" in last
+    assert f"on {len(finished.copy.good['validation'])} test labels" in last
 
 
 def test_evaluate_takes_another_split(finished, capsys):
@@ -73,7 +73,7 @@ def test_evaluate_takes_another_split(finished, capsys):
         workdir=str(finished.workdir), test_split="imagenet_validation"
     )
     run.TASKS["evaluate"](settings)
-    assert "(2 examples)" in capsys.readouterr().out.splitlines()[-1]
+    assert "on 2 test labels" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_exported_model_serves_the_50_classes(finished):

@@ -16,6 +16,8 @@ from clidmu_tf.methods.clid_mu_inner import PartWeighting
 from clidmu_tf.runs import datasets
 from golden_methods import DENSE, METHODS, one_hot
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(12, 4)).astype("float32")

@@ -18,6 +18,8 @@ from clidmu_tf.methods.dividemix import Mixed
 from clidmu_tf.nets.features import features_and_logits
 from golden_methods import DENSE, METHODS
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(24, 4)).astype("float32")

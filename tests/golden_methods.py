@@ -5,6 +5,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from clidmu_tf.nets.weight_nets import WNet
+
 METHODS = np.load(pathlib.Path(__file__).parent / "data" / "methods.npz")
 DENSE = ("w1", "b1", "w2", "b2")
 
@@ -13,6 +15,18 @@ def values(prefix, names=DENSE):
     """Golden arrays as float64 tensors, Dense kernels turned the Keras way round."""
     arrays = [METHODS[f"{prefix}_{name}"] for name in names]
     return [tf.constant(array.T, "float64") for array in arrays]
+
+
+def golden_weight_net(prefix):
+    """A float64 `WNet` of 8 units with the golden weights."""
+    net = WNet(dtype="float64")
+    net.build_for(8, 4)
+    for layer, (kernel, bias) in zip(
+        [net.hidden, net.weight], [DENSE[:2], DENSE[2:]], strict=True
+    ):
+        layer.kernel.assign(METHODS[f"{prefix}_wn_{kernel}"].T)
+        layer.bias.assign(METHODS[f"{prefix}_wn_{bias}"])
+    return net
 
 
 def two_layers(theta, state, x):

@@ -20,7 +20,14 @@ from clidmu_tf.core.meta_gradient import (
     with_momentum,
 )
 from clidmu_tf.core.mixing import mix, refined_targets
-from golden_methods import DENSE, METHODS, one_hot, two_layers, values
+from golden_methods import (
+    DENSE,
+    METHODS,
+    golden_weight_net,
+    one_hot,
+    two_layers,
+    values,
+)
 from reference import VRI_NAMES
 
 pytestmark = pytest.mark.slow
@@ -238,13 +245,7 @@ def test_a_mask_of_soft_targets_is_the_authors(form):
 
 @pytest.mark.parametrize("form", ["dmwnet", "dmwnet_plain"])
 def test_weights_of_soft_targets_are_the_authors(form):
-    net = clidmu.WNet(dtype="float64")
-    net.build_for(8, 4)
-    for layer, (kernel, offset) in zip(
-        [net.hidden, net.weight], [DENSE[:2], DENSE[2:]], strict=True
-    ):
-        layer.kernel.assign(METHODS[f"dmwnet_wn_{kernel}"].T)
-        layer.bias.assign(METHODS[f"dmwnet_wn_{offset}"])
+    net = golden_weight_net("dmwnet")
     targets, found = golden("dmvri_targets"), {}
     is_labeled = rows_labeled(14, METHODS["dmvri_num_labeled"])
 

@@ -1,5 +1,6 @@
 """FixMatch, FlexMatch and UDA beyond the contract: data, averages, what is wrong."""
 
+import functools
 import logging
 
 import keras
@@ -14,7 +15,7 @@ from clidmu_tf.engine.examples import batches_of_views, split_index, views_of
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods.clid_mu_inner import PartWeighting
 from clidmu_tf.runs import datasets
-from golden_methods import DENSE, METHODS, one_hot
+from golden_methods import DENSE, METHODS, golden_weight_net, one_hot
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def test_flexmatch_remembers_what_it_was_sure_of():
 
 def test_views_depend_on_seed_and_position_alone():
     def noisy(x, seeds):
-        draw = lambda seed: tf.random.stateless_normal([4], seed)  # noqa: E731
+        draw = functools.partial(tf.random.stateless_normal, [4])
         return x + tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
 
     def batches(start):
@@ -215,13 +216,7 @@ def test_a_virtual_step_may_have_the_optimizers_momentum():
 
 
 def test_the_weighted_part_is_the_authors():
-    net = clidmu.WNet(dtype="float64")
-    net.build_for(8, 4)
-    for layer, (kernel, bias) in zip(
-        [net.hidden, net.weight], [DENSE[:2], DENSE[2:]], strict=True
-    ):
-        layer.kernel.assign(METHODS[f"ssl_wnet_wn_{kernel}"].T)
-        layer.bias.assign(METHODS[f"ssl_wnet_wn_{bias}"])
+    net = golden_weight_net("ssl_wnet")
     weighting = PartWeighting(net, class_balance=False, prior_penalty=0.0)
     batch = {
         "targets": one_hot(METHODS["ssl_wnet_y"]),

@@ -16,7 +16,7 @@ from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.engine.examples import ArrayExamples
 from clidmu_tf.methods.dividemix import Mixed
 from clidmu_tf.nets.features import features_and_logits
-from golden_methods import DENSE, METHODS
+from golden_methods import DENSE, METHODS, golden_weight_net
 
 pytestmark = pytest.mark.slow
 
@@ -207,13 +207,7 @@ def test_weights_before_the_first_split_are_alike():
 
 
 def test_the_weighted_loss_of_mixed_rows_is_the_authors():
-    net = clidmu.WNet(dtype="float64")
-    net.build_for(8, 4)
-    for layer, (kernel, bias) in zip(
-        [net.hidden, net.weight], [DENSE[:2], DENSE[2:]], strict=True
-    ):
-        layer.kernel.assign(METHODS[f"dmwnet_wn_{kernel}"].T)
-        layer.bias.assign(METHODS[f"dmwnet_wn_{bias}"])
+    net = golden_weight_net("dmwnet")
     network = keras.Sequential([keras.Input((5,)), layers.Dense(8, "relu")])
     network.add(layers.Dense(4))
     model = clidmu.CLIDMU(network, net, inner="dividemix", class_balance=False)

@@ -125,6 +125,13 @@ def is_batches(x):
     return isinstance(x, kinds) or hasattr(x, "__next__")
 
 
+def each_batch(batches):
+    """The batches one by one, once, of whatever `is_batches` takes for such."""
+    if isinstance(batches, keras.utils.PyDataset):
+        return map(batches.__getitem__, range(batches.num_batches))
+    return iter(batches)
+
+
 def check_inputs(x, first_row=0):
     """Raises a ValueError that names the first row with a value that is no number.
 
@@ -193,9 +200,7 @@ def checked_batches(x, y, *, batch_size, num_classes, class_names=None):
         check_labels(to_indices(y, class_names), num_classes)
         check_inputs(x)
         x = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
-    elif isinstance(x, keras.utils.PyDataset):
-        x = map(x.__getitem__, range(x.num_batches))
-    for batch in x:
+    for batch in each_batch(x):
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if labels is None:
             raise ValueError("batches must hold inputs and labels; these have no y.")

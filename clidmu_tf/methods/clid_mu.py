@@ -231,6 +231,10 @@ class CLIDMU(Reweighting):
         slots |= dict(zip(judges.SLOTS, kept, strict=True)) | {"trust": trust}
         return StepResult(gradient, here.state, here.logits, logs, slots)
 
+    def beside_weights(self):
+        slot = self.slots.get("trust")
+        return {} if slot is None else {"trust": tf.convert_to_tensor(slot.value)}
+
     def _judge(self, phi, examples, trust, classes, learning_rate):
         """The meta loss of the judges, and its gradient by the weight net."""
         rate = tf.cast(learning_rate, examples.logits.dtype)

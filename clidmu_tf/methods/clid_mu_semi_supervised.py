@@ -28,6 +28,7 @@ class SemiSupervisedCLIDMU(WithInner):
 
     extra_logs = (*CLIDMU.extra_logs, *SemiSupervised.extra_logs)
     takes_unlabeled_data = True
+    weighting_type = PartWeighting
 
     def __init__(
         self,
@@ -44,12 +45,6 @@ class SemiSupervisedCLIDMU(WithInner):
         **kwargs,
     ):
         super().__init__(classifier, *args, meta_from=meta_from, **kwargs)
-
-    def build_method(self):
-        super().build_method()
-        self.weighting = PartWeighting(
-            self.weight_net, self.class_balance, self.prior_penalty
-        )
 
     def step(self, kind, forward, values, x, batch):
         classes = [values["slots"][name] for name in CLASS_SLOTS]

@@ -52,14 +52,10 @@ class TwoNetworksCLIDMU(WithInner):
             for own, variables in zip(found, self.weight_variables, strict=True)
         ]
 
-    def meta_update(self, gradients):
-        """Moves both weight nets, by one step of the meta optimizer; returns both φ."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        self.meta_optimizer.apply(
-            [slope / replicas for gradient in gradients for slope in gradient],
-            self.meta_variables,
-        )
-        return [values_of(variables) for variables in self.weight_variables]
+    def meta_update(self, values, gradients):
+        """Moves both weight nets, by one step; returns the values with both new φ."""
+        phi = iter(self._update_weight_net([g for of in gradients for g in of]))
+        return [{**own, "phi": [next(phi) for _ in own["phi"]]} for own in values]
 
     def meta_gradient(self, forward, loss, objective, values, x, meta_x):
         """The meta loss of one network, and its gradient by φ."""
@@ -109,12 +105,7 @@ class CoTeachingCLIDMU(TwoNetworksCLIDMU, CoTeaching):
 
     combines = (CLIDMU, CoTeaching)
 
-    def build_method(self):
-        super().build_method()
-        self.weighting = PartWeighting(
-            self.weight_net, self.class_balance, self.prior_penalty
-        )
-
+    weighting_type = PartWeighting
     step = CoTeaching.step
 
     def learn(self, kind, forward, values, x, batch, heres, kept):
@@ -136,10 +127,7 @@ class CoTeachingCLIDMU(TwoNetworksCLIDMU, CoTeaching):
                 self.meta_gradient(forward, loss, objective, own, x, meta["x"])
                 for loss, own in zip(losses, values, strict=True)
             ]
-            phis = self.meta_update([gradient for _, gradient in metas])
-            values = [
-                {**own, "phi": phi} for own, phi in zip(values, phis, strict=True)
-            ]
+            values = self.meta_update(values, [gradient for _, gradient in metas])
         results = []
         for i, here in enumerate(heres):
             gradient = real_gradient(losses[i], values[i]["phi"], here)
@@ -206,10 +194,7 @@ class DivideMixCLIDMU(TwoNetworksCLIDMU, DivideMix):
             meta = batch.get("meta", {"x": x})
             judge = self.once(functools.partial(self._judge, forward))
             metas = [judge(*of, meta) for of in zip(values, mixed, known, strict=True)]
-            phis = self.meta_update([gradient for _, gradient in metas])
-            values = [
-                {**own, "phi": phi} for own, phi in zip(values, phis, strict=True)
-            ]
+            values = self.meta_update(values, [gradient for _, gradient in metas])
         learn = self.once(functools.partial(self._learn_weighed, forward))
         found = [learn(*of) for of in zip(values, mixed, known, strict=True)]
         return [

@@ -108,6 +108,8 @@ class Reweighting(Method):
     extra_logs: tuple[str, ...] = ("meta_loss", "mean_weight", "meta_grad_norm")
     takes_meta_optimizer = True
     is_random = True  # VRI samples
+    # How the weight net enters the loss.
+    weighting_type = Weighting
     numbered_variables = CLASS_SLOTS
 
     def __init__(
@@ -151,7 +153,7 @@ class Reweighting(Method):
             self.add_slot(name, (self.num_classes,), value)
         super().build_method()
         self._lost = np.zeros(self.num_classes, bool)  # classes that were warned of
-        self.weighting = Weighting(
+        self.weighting = self.weighting_type(
             self.weight_net, self.class_balance, self.prior_penalty
         )
         self.weight_net.build_for(self.network.num_features, self.num_classes)
@@ -313,7 +315,7 @@ class Reweighting(Method):
     def _update_weight_net(self, gradient):
         # Keras sums over replicas, each of which holds the whole meta-gradient.
         replicas = self.distribute_strategy.num_replicas_in_sync
-        variables = self.weight_net.trainable_variables
+        variables = self.meta_variables
         self.meta_optimizer.apply([slope / replicas for slope in gradient], variables)
         return values_of(variables)
 
@@ -362,12 +364,14 @@ class Reweighting(Method):
     def weigh(self, x, y):
         """The weight of each label of a batch, `(n,)`, on no particular scale."""
         features, logits = self.network(x)
-        batch = {"targets": to_targets(y, self.num_classes)}
-        if "trust" in self.slots:
-            batch["trust"] = tf.convert_to_tensor(self.slots["trust"].value)
+        batch = {"targets": to_targets(y, self.num_classes), **self.beside_weights()}
         phi = values_of(self.weight_net.trainable_variables)
         weights = self.weighting.raw_weights(phi, features, logits, batch)
         return self.weighting.balanced(weights, batch["targets"], self.classes())
+
+    def beside_weights(self):
+        """What weights go by, beside losses and labels, as training left it."""
+        return {}
 
     def classes(self):
         """Of each class: its mean weight, how often it was given, how predicted."""

@@ -9,7 +9,7 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from clidmu_tf.engine.given import as_arrays, is_batches
+from clidmu_tf.engine.given import as_arrays, each_batch, is_batches
 
 THUMBNAIL = 96  # pixels
 TEXT = 240  # characters
@@ -52,9 +52,7 @@ def examples_at(x: Any, positions: np.ndarray) -> list[Any]:
 def _from_batches(batches, positions):
     """The inputs at these positions of batches, which are read up to the last."""
     wanted, found, row = {int(p) for p in positions}, {}, 0
-    if isinstance(batches, keras.utils.PyDataset):
-        batches = map(batches.__getitem__, range(batches.num_batches))
-    for batch in batches:
+    for batch in each_batch(batches):
         x = as_arrays(keras.utils.unpack_x_y_sample_weight(batch)[0])
         size = len(keras.tree.flatten(x)[0])
         for i in sorted(wanted & {*range(row, row + size)}):

@@ -178,7 +178,11 @@ def train(experiment, callbacks=()):
 
 
 def table_of(rows, keys, workers, path, keep=()):
-    """Runs every row, in parallel; returns mean and deviation over the seeds."""
+    """Runs every row, in parallel.
+
+    Returns:
+        The mean and deviation over the seeds, and the commits they are of.
+    """
     known = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = [row for row in known if row["commit"] in (report.commit(), *keep)]
     done = {tuple(row[key] for key in (*keys, "seed")) for row in known}
@@ -190,8 +194,10 @@ def table_of(rows, keys, workers, path, keep=()):
             print(row, f"{value:.3f}", flush=True)
             known.append({**row, "accuracy": value, "commit": report.commit()})
             pd.DataFrame(known).to_csv(path, index=False)
-    grouped = pd.DataFrame(known).groupby(list(keys), sort=False)["accuracy"]
-    return grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
+    known = pd.DataFrame(known)
+    grouped = known.groupby(list(keys), sort=False)["accuracy"]
+    table = grouped.agg(["mean", "std", "min", "count"]).round(3).reset_index()
+    return table, known["commit"].unique()
 
 
 def methods_rows(seeds, only, noises, network=PLAIN_NETWORK):
@@ -319,7 +325,7 @@ def main():
     report.RESULTS.mkdir(exist_ok=True)
     path = report.RESULTS / f"{name}.csv"
     kept = arguments.keep
-    report.write(name, table_of(list(rows), keys, arguments.workers, path, kept))
+    report.write(name, *table_of(list(rows), keys, arguments.workers, path, kept))
 
 
 if __name__ == "__main__":

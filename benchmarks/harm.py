@@ -230,7 +230,7 @@ def main():
     path = report.RESULTS / "harm.csv"
     jobs = list(jobs_of(arguments, folders))
     results = run(jobs, folders, arguments.workers, path)
-    report.write("harm", table_of(results))
+    report.write("harm", table_of(results), results["commit"].unique())
     draw(results, report.RESULTS / "harm.png")
 
 

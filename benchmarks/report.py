@@ -8,14 +8,15 @@ from importlib import metadata
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def write(name, table):
+def write(name, table, commits=()):
     """Prints a table and writes it as Markdown, with machine, versions and commit.
 
     Args:
         name: File name without its ending.
         table: A pandas DataFrame.
+        commits: Those that its figures were measured at, if not at this one.
     """
-    text = f"{markdown(table)}\n\n{origin()}\n"
+    text = f"{markdown(table)}\n\n{origin(commits)}\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
@@ -29,15 +30,15 @@ def markdown(table):
     )
 
 
-def origin():
-    """One line: processor, versions, commit."""
+def origin(commits=()):
+    """One line: processor, versions, commit or commits."""
     with open("/proc/cpuinfo") as file:
         lines = [line for line in file if line.startswith("model name")]
     processor = lines[0].split(":")[1].strip() if lines else platform.machine()
     versions = [f"{p} {metadata.version(p)}" for p in ("tensorflow", "keras", "numpy")]
     return (
         f"{len(lines)} × {processor}, Python {platform.python_version()}, "
-        f"{', '.join(versions)}, commit {commit()}"
+        f"{', '.join(versions)}, commit {', '.join(commits) or commit()}"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import logging
 
 import keras
 import numpy as np
@@ -11,7 +12,10 @@ import tensorflow as tf
 from clidmu_tf.core.labels import as_labels, check_labels, names_of, to_indices
 from clidmu_tf.engine.network import count
 
+logger = logging.getLogger(__name__)
+
 ROWS = 10_000  # checked at a time
+MANY = 100_000  # batches, after which a word is said that they may have no end
 
 
 def positions_of(keras_method):
@@ -132,6 +136,16 @@ def each_batch(batches):
     return iter(batches)
 
 
+def refuse_endless(batches):
+    """Raises a ValueError where batches that are all to be read have no end."""
+    is_dataset = isinstance(batches, tf.data.Dataset)
+    if is_dataset and batches.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "batches must come to an end; received a dataset that repeats for ever: "
+            "leave out repeat(), or take a part, as by dataset.take(100)."
+        )
+
+
 def check_inputs(x, first_row=0):
     """Raises a ValueError that names the first row with a value that is no number.
 
@@ -200,7 +214,14 @@ def checked_batches(x, y, *, batch_size, num_classes, class_names=None):
         check_labels(to_indices(y, class_names), num_classes)
         check_inputs(x)
         x = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
-    for batch in each_batch(x):
+    refuse_endless(x)
+    for number, batch in enumerate(each_batch(x), 1):
+        if number == MANY:
+            logger.warning(
+                "Read %s batches so far, to the last: of batches without an end take "
+                "a part, as by dataset.take(100).",
+                f"{MANY:,}",
+            )
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if labels is None:
             raise ValueError("batches must hold inputs and labels; these have no y.")

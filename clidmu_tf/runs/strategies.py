@@ -1,11 +1,11 @@
 """The devices of a run."""
 
 import contextlib
-import json
 import os
 
 import tensorflow as tf
 
+from clidmu_tf.cluster import check_tf_config, wait_for
 from clidmu_tf.errors import UserError
 
 
@@ -16,7 +16,7 @@ def make(name):
         name: `"auto"`, `"none"`, `"mirrored"` or `"multi_worker"`.
 
     Raises:
-        UserError: The devices or TF_CONFIG do not fit.
+        UserError: The devices or TF_CONFIG do not fit, or no chief is there.
     """
     if name == "auto":
         gpus = tf.config.list_physical_devices("GPU")
@@ -25,40 +25,13 @@ def make(name):
         return None
     if name == "multi_worker":
         # Before anything else: its collectives are set up when TensorFlow starts.
-        check_tf_config(os.environ.get("TF_CONFIG", ""))
+        workers, index = check_tf_config(os.environ.get("TF_CONFIG", ""))
+        if index:
+            wait_for(workers[0])
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = tf.config.list_logical_devices
     found = devices("GPU") or devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in found])
-
-
-def check_tf_config(text):
-    """Raises a UserError where TF_CONFIG does not name workers and a task."""
-    try:
-        cluster = json.loads(text)
-        workers = list(cluster["cluster"]["worker"])
-        index = int(cluster["task"]["index"])  # as TensorFlow, which takes "0" too
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            "--strategy=multi_worker needs TF_CONFIG, such as '"
-            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": '
-            f'"worker", "index": 0}}}}\'; received {text!r}.'
-        ) from None
-    if "ps" in cluster["cluster"]:
-        raise UserError(
-            "TF_CONFIG names parameter servers ('ps'), which Keras 3 does not support: "
-            "name workers only."
-        )
-    others = sorted(set(cluster["cluster"]) - {"worker"})
-    if others:
-        raise UserError(
-            f"TF_CONFIG names {', '.join(others)} besides the workers: name workers "
-            "only; the first of them writes the files."
-        )
-    if not 0 <= index < len(workers):
-        raise UserError(
-            f"TF_CONFIG's task index {index} is none of its {len(workers)} workers."
-        )
 
 
 def scope(strategy):

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from clidmu_tf.cluster import is_worker
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
@@ -18,7 +19,6 @@ from clidmu_tf.tuning.search import (
     GIVEN,
     ORACLE,
     Search,
-    is_worker,
     oracle,
     settings,
     write_report,
@@ -59,14 +59,16 @@ def search(config: Config, train: Train) -> None:
         config.epochs,
         config.seed,
     )
-    if not is_worker():  # a worker gets its first trial from a chief that did this
-        trials.workdir.claim(config)
-    with tempfile.TemporaryDirectory() as scratch:
-        tuner = Search(proposals, trials.run, scratch)
-        with quiet():
-            tuner.search()
-    if not is_worker():
-        trials.finish(tuner)
+    # A worker gets its first trial from a chief that holds the folder.
+    with contextlib.nullcontext() if is_worker() else trials.workdir.held():
+        if not is_worker():
+            trials.workdir.claim(config)
+        with tempfile.TemporaryDirectory() as scratch:
+            tuner = Search(proposals, trials.run, scratch)
+            with quiet():
+                tuner.search()
+        if not is_worker():
+            trials.finish(tuner)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ import keras
 import keras_tuner
 import pandas as pd
 
+from clidmu_tf.cluster import meet_chief
 from clidmu_tf.errors import TrainingDiverged, UserError
 from clidmu_tf.files import write_atomically, write_text
 from clidmu_tf.reports import figures
+from clidmu_tf.reports.csv import to_csv
 
 TUNERS = ("random", "bayesian", "hyperband")
 # What a search may go by, and which way is better.
@@ -100,7 +102,12 @@ class Search(keras_tuner.Tuner):
         self.run, self.load = run, load
 
     def search(self) -> None:
-        """Runs the trials; of a chief, waits until its workers have."""
+        """Runs the trials; of a chief, waits until its workers have.
+
+        Raises:
+            UserError: The chief is not there, or cannot be one.
+        """
+        meet_chief()
         try:
             super().search()
         except keras_tuner.errors.FatalError as error:
@@ -168,31 +175,8 @@ def write_report(
         lambda file: figures.trials(table, names, objective, file),
     )
     write_text(
-        directory / "trials.csv", table.rename(columns=titles).to_csv(index=False)
+        directory / "trials.csv", to_csv(table.rename(columns=titles), index=False)
     )
-
-
-def is_worker() -> bool:
-    """Whether this process runs trials for a chief elsewhere.
-
-    Raises:
-        UserError: KerasTuner's environment variables are there in part, or the port is
-            none.
-    """
-    if "KERASTUNER_ORACLE_IP" not in os.environ:
-        return False
-    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
-        if name not in os.environ:
-            raise UserError(
-                f"KERASTUNER_ORACLE_IP is set and {name} is not: set both, or none."
-            )
-    port = os.environ["KERASTUNER_ORACLE_PORT"]
-    if not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(
-            "KERASTUNER_ORACLE_PORT must be a whole number from 1 to 65535; received "
-            f"{port!r}."
-        )
-    return "chief" not in os.environ["KERASTUNER_TUNER_ID"]
 
 
 def _text(trial):

@@ -58,14 +58,14 @@ def space_of_ranges(ranges: Mapping[str, Range]) -> keras_tuner.HyperParameters:
             )
         if name == "batch_size":
             for size in values:
-                check_batch_size(f"space[{name!r}]", size)
+                check_count(f"space[{name!r}]", size)
     return hyperparameters
 
 
-def check_batch_size(name: str, size: Any) -> None:
-    """Raises a UserError where this is no number of examples."""
-    if not isinstance(size, numbers.Integral) or isinstance(size, bool) or size < 1:
-        raise UserError(f"{name} takes whole numbers, 1 or more; received {size!r}.")
+def check_count(name: str, count: Any) -> None:
+    """Raises a UserError where this is no number of examples, trials or epochs."""
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
+        raise UserError(f"{name} takes whole numbers, 1 or more; received {count!r}.")
 
 
 def _is_of_one_kind(values: list) -> bool:

@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import train_test_split
 
+from clidmu_tf.cluster import is_worker
 from clidmu_tf.core.labels import as_labels, to_targets
 from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.given import as_arrays, check_lengths
 from clidmu_tf.engine.model import NoisyLabelModel, input_shape
 from clidmu_tf.engine.network import count
 from clidmu_tf.errors import UserError
-from clidmu_tf.files import write_json
+from clidmu_tf.files import read_json, write_json
 from clidmu_tf.nets.features import probabilities_of
 from clidmu_tf.tuning import search
-from clidmu_tf.tuning.space import Range, check_batch_size, space_of_ranges
+from clidmu_tf.tuning.space import Range, check_count, space_of_ranges
 
 BATCH = 100  # for CLID that compares between trials
 # What a search itself passes to `fit`, besides what are arguments of `tune`.
@@ -121,7 +122,9 @@ def tune(
             raise UserError(f"{name} must be one of {known}; received {value!r}.")
     if objective == "clean_accuracy" and clean_data is None:
         raise UserError("objective='clean_accuracy' needs clean_data=(x, y).")
-    check_batch_size("batch_size", batch_size)
+    counts = {"batch_size": batch_size, "trials": trials, "epochs": epochs}
+    for name, count_of in counts.items():
+        check_count(name, count_of)
     for name in OF_THE_SEARCH:
         if name in fit_arguments:
             raise UserError(f"tune passes a {name} of its own to fit: leave it out.")
@@ -143,7 +146,7 @@ def tune(
     model = model_trials.build(drawn)  # asks for settings of its own
     if not drawn.space:
         raise UserError("space is empty, so there is nothing to search: give a range.")
-    if not search.is_worker():
+    if not is_worker():
         asked = {
             "space": {one.name: one.get_config() for one in drawn.space},
             "tuner": tuner,
@@ -159,7 +162,7 @@ def tune(
         model_trials.load,
     )
     searching.search()
-    if not search.is_worker():
+    if not is_worker():
         table = searching.table()
         # Some may depend on others, and not be there in every trial.
         names = [one.name for one in searching.oracle.get_space().space]
@@ -239,7 +242,7 @@ class ModelTrials:
         record, values = folder / "trial.json", search.settings(hp)
         epochs = search.epochs_of(hp, self.epochs)
         if record.exists():
-            known = json.loads(record.read_text())
+            known = read_json(record, settings=dict, epochs=int, scores=dict)
             if known["settings"] == values and known["epochs"] == epochs:
                 return known["scores"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -345,7 +348,7 @@ def claim(directory, identity, overwrite):
     if overwrite:
         shutil.rmtree(directory / "trials", ignore_errors=True)
     elif record.exists():
-        before = json.loads(record.read_text())
+        before = read_json(record)
         others = [key for key in identity if identity[key] != before.get(key)]
         if others:
             raise UserError(

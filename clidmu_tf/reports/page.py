@@ -187,18 +187,24 @@ def _classes(issues, names):
 
 def _matrix(issues, names):
     """Counts of given against suggested labels, of the classes with most issues."""
-    counts = pd.crosstab(issues.given_label, issues.suggested_label)
-    every = range(len(names))
-    counts = counts.reindex(index=every, columns=every, fill_value=0).to_numpy()
-    moved = counts * (1 - np.eye(len(names), dtype=int))
-    worst = np.argsort(-(moved.sum(0) + moved.sum(1)), kind="stable")
-    kept = np.sort(worst[:CLASSES])
-    shares = moved / np.maximum(counts.sum(1, keepdims=True), 1)
+    every, given, suggested = len(names), issues.given_label, issues.suggested_label
+    found = issues[given != suggested]  # of thousands of classes no square has room
+    worst = -np.bincount(found.given_label, minlength=every)
+    worst -= np.bincount(found.suggested_label, minlength=every)
+    kept = np.sort(np.argsort(worst, kind="stable")[:CLASSES])
+    inside = given.isin(kept) & suggested.isin(kept)
+    cells = (np.searchsorted(kept, label[inside]) for label in (given, suggested))
+    counts = np.zeros((len(kept), len(kept)), int)
+    np.add.at(counts, tuple(cells), 1)
+    moved = counts * (1 - np.eye(len(kept), dtype=int))
+    sizes = np.bincount(given, minlength=every)[kept]
+    shares = moved / np.maximum(sizes[:, None], 1)
     shares = shares / max(shares.max(), 1e-9)  # the deepest colour to the largest
     return {
         "names": [names[i] for i in kept],
         "rows": [
-            [{"count": counts[i, j], "share": shares[i, j]} for j in kept] for i in kept
+            [{"count": n, "share": s} for n, s in zip(*row, strict=True)]
+            for row in zip(counts, shares, strict=True)
         ],
         "omitted": len(names) - len(kept),
     }

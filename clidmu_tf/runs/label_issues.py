@@ -9,6 +9,7 @@ from clidmu_tf.files import write_atomically, write_text
 from clidmu_tf.reports import figures
 from clidmu_tf.reports import page as report
 from clidmu_tf.reports.audit import audit
+from clidmu_tf.reports.csv import to_csv
 from clidmu_tf.runs.datasets import Reader
 from clidmu_tf.runs.workdir import Workdir
 
@@ -43,7 +44,7 @@ def write(
         paths=split.paths,
         class_names=reader.source.class_names,
     )
-    write_text(workdir.label_issues, issues.to_csv(float_format="%.6g"))
+    write_text(workdir.label_issues, to_csv(issues, float_format="%.6g"))
     page = report.render(
         issues,
         reader.source.class_names,

@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from clidmu_tf.errors import UserError
 
+PADDING = 4  # pixels that a crop moves an image by, at most
+
 
 def flip(images, seeds):
     """Mirrors each image left to right with probability one half.
@@ -52,7 +54,7 @@ def flip(images, seeds):
     return _each(mirror, spec, images, chosen)
 
 
-def reflect_pad_crop(padding=4):
+def reflect_pad_crop(padding=PADDING):
     """Pads images by reflection and cuts a random window of the old size.
 
     The usual augmentation for CIFAR (He et al., 2016, "Deep residual learning",

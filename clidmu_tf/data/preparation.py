@@ -4,11 +4,12 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.data.builders import BUILDERS, builder_of
 from clidmu_tf.errors import UserError
 
 
@@ -63,20 +64,14 @@ def prepare(name, manual_dir, data_dir=None, size=0):
 
 
 def _builder(name, data_dir, size):
-    base, _, config = name.partition("/")
-    if base not in BUILDERS:
+    if re.split("[/:]", name)[0] not in BUILDERS:
         raise UserError(
             f"--task=prepare knows {', '.join(BUILDERS)}; received --dataset={name}: "
             "prepare TFDS's own data sets with TFDS, on a machine with network access, "
             "or use --dataset=folder."
         )
-    configs = list(BUILDERS[base].builder_configs)
-    if config and config not in configs:
-        names = ", ".join(f"{base}/{c}" for c in configs) or base
-        raise UserError(f"--dataset={name} is unknown: use {names}.")
-    return BUILDERS[base](
-        data_dir=data_dir or None, config=config or None, prepare_size=size
-    )
+    builder, config = builder_of(name)
+    return builder(data_dir=data_dir or None, config=config or None, prepare_size=size)
 
 
 def _check_folder(builder, manual_dir):

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from clidmu_tf.data import index as indices
-from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.data.builders import BUILDERS, builder_of
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.data.records import Records
 from clidmu_tf.data.sources import Source, Split
@@ -173,6 +173,9 @@ def _read(builder, image_key, columns, shape, resize_size, name, label, clean, l
 def _prepared(name, data_dir):
     if not re.fullmatch(r"\w+(/[\w.\-]+)*(:[\d.*]+)?", name):
         raise UserError(f"--dataset={name!r} is no name of a data set.")
+    base = re.split("[/:]", name)[0]
+    if base in BUILDERS:
+        builder_of(name)
     place = data_dir or "the default data_dir"
     option = f" --data_dir {data_dir}" if data_dir else ""
     try:
@@ -194,7 +197,6 @@ def _prepared(name, data_dir):
                 "tfrecord is what can be read: prepare it as that."
             )
         return builder
-    base = re.split("[/:]", name)[0]
     if base in BUILDERS:
         option = f" --data_dir={data_dir}" if data_dir else ""
         raise UserError(

@@ -406,14 +406,20 @@ class SplitExamples:
         return self.data.batches_beside(split, size, start_step)
 
 
-def augmentation(words: str, is_window: bool, strong: str = "") -> dict[str, Any]:
+def augmentation(
+    words: str, is_window: bool, strong: str, image_shape: tuple
+) -> dict[str, Any]:
     """How `TrainingData` augments.
 
     Args:
         words: Augmentations, separated by commas.
-        strong: Those of the strong view; empty for the same.
         is_window: Whether --resize_size has windows cut: those are the crops then,
             and mirrored as they are cut.
+        strong: Those of the strong view; empty for the same.
+        image_shape: That of the images.
+
+    Raises:
+        UserError: One is unknown, or the images are too small for it.
     """
     of_window = ("crop", "flip") if is_window else ()
 
@@ -422,6 +428,12 @@ def augmentation(words: str, is_window: bool, strong: str = "") -> dict[str, Any
 
     def build(words):
         rest = [word for word in named(words) if word.split(":")[0] not in of_window]
+        if "crop" in rest and min(image_shape[:2]) <= augment.PADDING:
+            raise UserError(
+                f"--augment=crop moves an image by up to {augment.PADDING} pixels, and "
+                f"these have {min(image_shape[:2])}: raise --image_size, or leave crop "
+                "out."
+            )
         return augment.build(",".join(rest))
 
     return {

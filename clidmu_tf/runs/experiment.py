@@ -124,7 +124,10 @@ class Experiment:
             config.batch_size,
             config.seed,
             **datasets.augmentation(
-                config.augment, bool(config.resize_size), config.strong_augment
+                config.augment,
+                bool(config.resize_size),
+                config.strong_augment,
+                self.source.image_shape,
             ),
             strategy=self.strategy,
         )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
 from clidmu_tf.nets import backbones
+from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs.evaluation import top5_metrics
 from clidmu_tf.runs.workdir import Described
 
@@ -48,9 +49,9 @@ def load_weights(classifier: keras.Model, path: str) -> None:
     """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
     if not pathlib.Path(path).exists():
         raise UserError(f"--init_weights={path} is not there.")
+    other = load_model(path) if path.endswith(".keras") else None
     try:
-        if path.endswith(".keras"):
-            other = keras.saving.load_model(path, compile=False)
+        if other is not None:
             head = classifier.layers[-1].name
             for layer in classifier.layers:
                 if layer.name != head and layer.weights:
@@ -59,7 +60,8 @@ def load_weights(classifier: keras.Model, path: str) -> None:
             classifier.load_weights(path, skip_mismatch=True)
     except (ValueError, OSError) as error:
         raise UserError(
-            f"--init_weights={path} does not fit --backbone={classifier.name}: {error}"
+            f"--init_weights={path} does not fit --backbone={classifier.name} "
+            f"({str(error).rstrip('.')}): give a .keras or .weights.h5 file that does."
         ) from error
 
 

@@ -29,5 +29,8 @@ def check_finite(name, value, epoch):
         )
 
 
-class Preempted(Exception):
-    """The run was asked to end (SIGTERM) and has saved where it was."""
+class Preempted(BaseException):
+    """The run was asked to end (SIGTERM) and has saved where it was.
+
+    As with KeyboardInterrupt, whoever lives with any error must not live with this.
+    """

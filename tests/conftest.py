@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 # Read when TensorFlow is imported, and passed on to what a test starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +23,18 @@ def fresh_session():
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Runs `train.py` in this process; returns exit code and what it printed."""
+    import command  # with all of the package, which not every test needs
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        return command.run(sys.argv, capsys)
+
+    return call
 
 
 def pytest_collection_finish():

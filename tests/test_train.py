@@ -22,12 +22,12 @@ from PIL import Image
 from clidmu_tf import data
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays
-from clidmu_tf.runs import cli as command_line
 from clidmu_tf.runs import config as config_module
 from clidmu_tf.runs import evaluation, outcome, strategies, training
 from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
+from command import assert_refused
 
 pytestmark = pytest.mark.slow
 
@@ -40,27 +40,6 @@ SMALL = (
     "--noise_rate=0.4",
     "--snapshots=2",
 )
-
-
-command_line.define_flags()
-
-
-@pytest.fixture
-def cli(capsys):
-    """Runs `train.py` in this process; returns exit code and what it printed."""
-
-    def call(*arguments):
-        code = 0
-        with flagsaver.flagsaver():
-            argv = flags.FLAGS(["train.py", *map(str, arguments)])
-            try:
-                command_line.run(argv)
-            except SystemExit as ending:
-                code = ending.code
-        printed = capsys.readouterr()
-        return types.SimpleNamespace(code=code, out=printed.out, err=printed.err)
-
-    return call
 
 
 def start(*arguments):
@@ -221,20 +200,6 @@ def test_settings_without_use_are_named(cli, tmp_path, monkeypatch):
 # --- what is wrong with the command
 
 
-def assert_refused(found, *words, code=2):
-    assert found.code == code
-    assert found.err.startswith("train.py: ") and found.err.count("\n") == 1
-    for word in words:
-        assert word in found.err
-
-
-def test_process_refuses_an_unknown_flag():
-    process = start("--learnin_rate=0.1")
-    assert process.returncode == 1
-    assert "Unknown command line flag 'learnin_rate'" in process.stderr
-    assert "Traceback" not in process.stderr
-
-
 def test_installed_command_is_train_py_by_another_name(tmp_path):
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, function = script["clidmu-tf"].split(":")
@@ -255,74 +220,6 @@ def test_installed_command_is_train_py_by_another_name(tmp_path):
             assert a.replace("train.py: ", "clidmu-tf: ") == b
     assert theirs.stderr.startswith("clidmu-tf: --epochs must be 1 or more")
     assert theirs.stderr.count("\n") == 1  # TensorFlow's start says nothing
-
-
-def test_process_refuses_a_line_without_dashes(tmp_path):
-    (tmp_path / "run.cfg").write_text("--epochs=1\nbatch_size=10\n")
-    workdir = tmp_path / "run"
-    process = start(f"--flagfile={tmp_path / 'run.cfg'}", f"--workdir={workdir}")
-    assert process.returncode == 2
-    last = process.stderr.splitlines()[-1]
-    assert last.startswith("train.py: Not understood: 'batch_size=10'; write every")
-    assert "Traceback" not in process.stderr and not workdir.exists()
-
-
-@pytest.mark.parametrize("flag", ["--epochs=many", "--noise_rate=half", "--resume=if"])
-def test_value_of_another_type_is_refused(flag, cli):
-    with pytest.raises(flags.Error, match=flag.split("=")[0]):
-        cli(flag)  # absl's own words, with which `app.run` ends the process
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (["--noise_rate=1.5"], ["--noise_rate must be from 0 to 1; received 1.5"]),
-        (["--noise_rate=nan"], ["--noise_rate must be", "nan"]),
-        (["--noise=none"], ["--noise=none and --noise_rate=0.4 do not go together"]),
-        (["--noise_rate=0"], ["--noise=symmetric and --noise_rate=0.0 do not go"]),
-        (["--seed=4294967296"], ["--seed must be from 0 to 4294967295"]),
-        (["--meta_examples=1"], ["--meta_examples must be 2 or more; received 1"]),
-        (
-            ["--lr_schedule=cosine", "--lr_min=0.03", "--learning_rate=0.02"],
-            ["--lr_min=0.03 is above --learning_rate=0.02"],
-        ),
-        (["--image_size=4"], ["image_size=4 is not that of digits"]),
-        (
-            ["--meta_objective=clid", "--meta_batch_size=60", "--meta_examples=59"],
-            ["--meta_batch_size=60 is larger than the 59", "raise --meta_examples"],
-        ),
-        (
-            ["--meta_objective=clid", "--meta_batch_size=301"],
-            ["--meta_batch_size=301 is larger than the 300"],
-        ),
-        (
-            ["--meta_batch_size=20"],
-            ["is of no use where the given labels judge", "--meta_objective=clid"],
-        ),
-        (["--temperature=0"], ["--temperature must be above 0"]),
-        (["--epochs=0"], ["--epochs must be 1 or more; received 0"]),
-        (["--method=magic"], ["--method must be one of clid_mu", "'magic'"]),
-        (["--dataset=no_such"], ["--dataset=no_such is unknown"]),
-        (["--dataset=cifar10"], ["--dataset=cifar10 is not prepared", "tfds build"]),
-        (["--dataset=folder"], ["--data_dir= is no folder"]),
-        (["--batch_size=301"], ["--batch_size=301 is larger", "300 examples"]),
-        (["--noise=hierarchical"], ["--noise=hierarchical needs the superclasses"]),
-        (["--backbone=no_such"], ["no_such"]),
-        (["--augment=flip,spin"], ["'spin'"]),
-        (["--augment=crop,flip", "--batch_size=9999"], ["--batch_size=9999"]),
-        (["--init_weights=gone.keras"], ["--init_weights=gone.keras is not there"]),
-        (["--strategy=multi_worker"], ["--strategy=multi_worker needs TF_CONFIG"]),
-    ],
-)
-def test_bad_setting_is_named_and_leaves_no_workdir(
-    arguments, words, cli, tmp_path, monkeypatch
-):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    workdir = tmp_path / "run"
-    data_dir = [] if "--dataset=folder" in arguments else [f"--data_dir={tmp_path}"]
-    found = cli(*SMALL, f"--workdir={workdir}", *data_dir, *arguments)
-    assert_refused(found, *words)
-    assert not workdir.exists()
 
 
 def test_oracle_without_true_labels_is_refused(cli, tmp_path):
@@ -412,26 +309,16 @@ def test_run_that_diverges_in_its_last_step_saves_nothing(
     assert not (workdir / "metrics.csv").exists()
 
 
-@pytest.mark.parametrize(
-    "task, words",
-    [("train", "goes on from the last checkpoint."), ("prepare", "starts anew.")],
-)
-def test_interrupt_is_said_in_a_line(task, words, cli, monkeypatch):
+def test_interrupt_is_said_in_a_line(cli, monkeypatch):
     def interrupt(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(run.TASKS, task, interrupt)
-    found = cli(f"--task={task}")
-    assert_refused(found, "Interrupted: the same command", words, code=130)
+    monkeypatch.setitem(run.TASKS, "train", interrupt)
+    words = "Interrupted: the same command", "searches go on from the last checkpoint"
+    assert_refused(cli("--task=train"), *words, code=130)
 
 
 # --- whose the workdir is
-
-
-@pytest.mark.parametrize("task", ["evaluate", "export"])
-def test_task_on_a_workdir_without_a_run_is_refused(task, cli, tmp_path):
-    assert_refused(cli(f"--task={task}", f"--workdir={tmp_path}"), "holds no run")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("task", ["audit", "evaluate", "export"])
@@ -473,13 +360,6 @@ def test_workdir_that_may_not_be_written_is_refused(cli, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path / "shared")
 
 
-def test_damaged_config_of_a_run_is_named(cli, tmp_path):
-    (tmp_path / "config.cfg").write_text("--epochs=many\n")
-    for task in ("train", "evaluate"):
-        found = cli(f"--task={task}", f"--workdir={tmp_path}")
-        assert_refused(found, "config.cfg is no config.cfg of a run", "many")
-
-
 def test_kill_while_the_workdir_was_taken_does_no_harm(tmp_path):
     (tmp_path / "config.cfg.part").write_text("--tas")
     workdir, config = run.Workdir(tmp_path), Config()
@@ -499,32 +379,6 @@ def test_full_disk_is_named(cli, tmp_path, monkeypatch):
 
 
 # --- devices
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("", "needs TF_CONFIG"),
-        ("{", "needs TF_CONFIG"),
-        ('{"cluster": {"worker": ["a:1"]}}', "needs TF_CONFIG"),
-        (
-            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"index": 0}}',
-            "parameter servers",
-        ),
-        (
-            '{"cluster": {"worker": ["a:1"], "chief": ["b:1"]}, "task": {"index": 0}}',
-            "names chief besides the workers",
-        ),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": 1}}', "none of its 1"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "1"}}', "none of its 1"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"index": "x"}}', "needs TF_CONFIG"),
-        ('{"cluster": {"worker": 1}, "task": {"index": 0}}', "needs TF_CONFIG"),
-    ],
-)
-def test_tf_config_that_does_not_fit_is_refused(text, words, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match=words):
-        strategies.make("multi_worker")
 
 
 def test_task_index_may_be_a_string_as_in_tensorflow():

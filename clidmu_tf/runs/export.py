@@ -22,8 +22,8 @@ def export(classifier, path, image_shape, class_names, resize_size=0):
 
     Args:
         classifier: A Keras classifier of raw images that ends in a Dense layer.
-        path: Folder to write, replaced where it is there; a folder `part` beside
-            it holds it while it is written.
+        path: Folder to write, replaced where it is there; folders `part` and `old`
+            beside it hold the new one while it is written, and the old one after.
         image_shape: `(height, width, channels)` that the classifier takes.
         class_names: Names of the classes, in order.
         resize_size: Shorter side that images of other sizes are resized to before
@@ -85,20 +85,26 @@ def _answers(classifier, x):
 
 
 def _write(path, models, serve, specs, class_names, files=None):
-    files = {"labels.txt": "\n".join(class_names) + "\n", **(files or {})}
+    files = {"labels.txt": _lines(class_names), **(files or {})}
     archive = keras.export.ExportArchive()
     for model in models:
         archive.track(model)
     archive.add_endpoint("serving_default", serve, specs)
-    part = pathlib.Path(path).with_name("part")
-    shutil.rmtree(part, ignore_errors=True)
+    path = pathlib.Path(path)
+    part, old = path.with_name("part"), path.with_name("old")
     try:
+        if whole(path) != path:
+            whole(path).rename(path)
+        for folder in (part, old):
+            shutil.rmtree(folder, ignore_errors=True)
         archive.write_out(part, verbose=False)
         (part / "assets.extra").mkdir()
         for name, text in files.items():
             (part / "assets.extra" / name).write_text(text)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
         part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(part, ignore_errors=True)
         # Of TensorFlow's own errors the last words alone are for a reader.
@@ -109,20 +115,44 @@ def _write(path, models, serve, specs, class_names, files=None):
         ) from error
 
 
-def load(path):
+def whole(path):
+    """Where an export lies whole, also after a kill in the exchange of two of them.
+
+    Args:
+        path: A path: the folder where it belongs.
+    """
+    part, old = path.with_name("part"), path.with_name("old")
+    if path.exists() or not old.exists():
+        return path
+    return part if part.exists() else old  # the new one was whole by then
+
+
+def _lines(class_names):
+    for name in class_names:
+        if name.splitlines() not in ([], [name]):
+            raise UserError(
+                f"The class {name!r} is more than one line, and labels.txt holds one a "
+                "line: rename it."
+            )
+    return "\n".join(class_names) + "\n"
+
+
+def load(path, way_out="export it with --task=export"):
     """Returns the exported function: images, or columns by name → probabilities and
     labels.
+
+    Args:
+        path: Folder of the export.
+        way_out: What to do where there is none.
 
     Raises:
         UserError: There is no such model.
     """
     try:
-        loaded = tf.saved_model.load(str(path))
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"There is no model in {path}: export it with --task=export."
-        ) from error
-    serve = loaded.signatures["serving_default"]
+        loaded = tf.saved_model.load(str(whole(pathlib.Path(path))))
+        serve = loaded.signatures["serving_default"]
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        raise UserError(f"There is no whole model in {path}: {way_out}.") from error
 
     def call(raw):
         # The model must outlive the function that is taken from it.

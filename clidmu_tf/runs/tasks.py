@@ -1,5 +1,6 @@
 """A run from a Config: train, tune, evaluate, audit, export."""
 
+import contextlib
 import functools
 import logging
 
@@ -48,18 +49,26 @@ def train(config: Config, is_trial: bool = False) -> None:
     if not is_trial:  # which a search may cut short
         experiment.check_warmup()
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
-    if chief:
-        workdir.claim(config)
-        workdir.write_source(experiment.described, experiment.preprocessing)
-        if not is_trial:
-            print(datasets.account(experiment.source))
-        if config.unused() and not is_trial:
-            unused = " ".join(config.unused())
-            print(f"--method={config.method} makes no use of {unused}.")
-    snapshots, rows = training.fit(experiment, workdir, is_trial)
-    if chief:
-        outcome.finish(experiment, workdir, snapshots, rows, is_trial, config.beside)
+    with workdir.held() if chief else contextlib.nullcontext():
+        if chief:
+            workdir.claim(config)
+            workdir.write_source(experiment.described, experiment.preprocessing)
+            if not is_trial:
+                tell(experiment, config)
+        snapshots, rows = training.fit(experiment, workdir, is_trial)
+        if chief:
+            outcome.finish(
+                experiment, workdir, snapshots, rows, is_trial, config.beside
+            )
     strategies.leave_together(strategy)
+
+
+def tell(experiment: Experiment, config: Config) -> None:
+    """Prints what a run was made of, and which of its settings are of no use."""
+    print(datasets.account(experiment.source))
+    if config.unused():
+        unused = " ".join(config.unused())
+        print(f"--method={config.method} makes no use of {unused}.")
 
 
 def evaluate(config: Config) -> None:
@@ -74,12 +83,17 @@ def evaluate(config: Config) -> None:
     source = Experiment(trained).loaded
     reader = Reader(source, trained.batch_size)
     what = outcome.measured_on(source.test_is_given)
+    anew = (
+        f"remove {workdir.summary} and go on with the run by --task=train, which makes "
+        "it from the last checkpoint"
+    )
     for name, path in [
         ("classifier", workdir.export),
         ("snapshot ensemble", workdir.export_ensemble),
     ]:
         raw = reader.raw_in_order(source.test)
-        accuracy, top5, count = evaluation.evaluate_served(export.load(path), raw)
+        serve = export.load(path, anew)
+        accuracy, top5, count = evaluation.evaluate_served(serve, raw)
         has_top5 = evaluation.top5_metrics(len(source.class_names))
         more = f", top-5 {top5:.4f}" if has_top5 else ""
         print(f"{name:<18} accuracy {accuracy:.4f}{more} on {count} {what}")
@@ -97,8 +111,9 @@ def export_task(config: Config) -> None:
         described=workdir.read_source(),
         preprocessing=workdir.read_preprocessing(),
     )
-    step, _ = training.restore(experiment, workdir)
-    experiment.export(experiment.model.served, workdir.export)
+    with workdir.held():
+        step, _ = training.restore(experiment, workdir)
+        experiment.export(experiment.model.served, workdir.export)
     print(f"The model as of step {step} is in {workdir.export}")
 
 
@@ -106,11 +121,14 @@ def audit_task(config: Config) -> None:
     """Audits the training labels of a workdir by its last checkpoint."""
     workdir = Workdir(config.workdir)
     experiment = Experiment(settings_of(workdir, config))
-    _, rows = training.restore(experiment, workdir)
-    snapshots = experiment.snapshots(workdir.checkpoints)
-    snapshots.restore(before_epoch=len(rows))
-    model, title = experiment.model, experiment.title
-    issues = label_issues.write(model, experiment.data, snapshots, rows, workdir, title)
+    with workdir.held():
+        _, rows = training.restore(experiment, workdir)
+        snapshots = experiment.snapshots(workdir.checkpoints)
+        snapshots.restore(before_epoch=len(rows))
+        issues = label_issues.write(
+            *(experiment.model, experiment.data, snapshots, rows, workdir),
+            experiment.title,
+        )
     print(
         f"{issues.is_label_issue.sum()} of {len(issues)} labels are likely wrong: see "
         f"{workdir.report} and {workdir.label_issues}"

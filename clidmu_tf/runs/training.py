@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams_api
 
 from clidmu_tf.engine.callbacks import MetricsLog, SnapshotEnsemble, WeightHistogram
 from clidmu_tf.engine.checkpoints import Checkpointer
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import Preempted, UserError
 from clidmu_tf.runs import strategies
 from clidmu_tf.runs.datasets import COLUMNS
 from clidmu_tf.runs.evaluation import Evaluation
@@ -115,7 +115,9 @@ class EpochLines(keras.callbacks.Callback):
         now = time.monotonic()
         if sys.stdout.isatty() and now - self.told > PROGRESS:
             self.told = now
-            print(f"\r{self.name}  {batch + 1}/{self.steps}", end="", flush=True)
+            # Past the guard of `terminal.Output`: there is no name in it.
+            line = f"\r{self.name}  {batch + 1}/{self.steps}"
+            print(line, end="", flush=True, file=sys.__stdout__)
 
     def on_epoch_end(self, epoch, logs=None):
         line = f"{self.name}  {time.monotonic() - self.began:.0f}s "
@@ -123,8 +125,9 @@ class EpochLines(keras.callbacks.Callback):
             if name in logs:
                 more = " " + text.format(float(logs[name]))
                 line += more if len(line + more) <= COLUMNS else ""
-        start = "\r\x1b[K" if sys.stdout.isatty() else ""
-        print(start + line, flush=True)
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="", file=sys.__stdout__)
+        print(line, flush=True)
 
 
 def tensorboard(workdir: Workdir) -> keras.callbacks.Callback:
@@ -167,6 +170,8 @@ def terminate_by(saver: Checkpointer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+    if saver.preempted:  # after the last step, behind which nothing asks
+        raise Preempted(f"Stopped after step {saver.step}, the last, which is saved.")
 
 
 def restore(experiment: Experiment, workdir: Workdir) -> tuple[int, Rows]:

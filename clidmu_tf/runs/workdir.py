@@ -3,14 +3,12 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import pathlib
 
-import keras
-
 from clidmu_tf.errors import UserError
-from clidmu_tf.files import write_json, write_text
+from clidmu_tf.files import locked, read_json, write_json, write_text
+from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs import config as config_module
 
 # What may differ between a run and its continuation.
@@ -63,6 +61,7 @@ class Workdir:
         if not path:
             raise UserError("--workdir is empty: name a folder for the run.")
         self.path = pathlib.Path(path)
+        self.lock = self.path / "lock"
         self.config = self.path / "config.cfg"
         self.source = self.path / "source.json"
         self.preprocessing = self.path / "preprocessing.keras"
@@ -98,16 +97,35 @@ class Workdir:
             UserError: It holds another run or other files, or cannot be written.
         """
         self.check(config)
+        self._make()
         with self._usable():
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             longer = self.config.exists() and config_module.read(self.config).epochs
             if not self.config.exists() or longer < config.epochs:
                 heading = "Run again: python train.py --flagfile=THIS --workdir=NEW"
                 write_config(self.config, config, heading)
             inside = self.trials if config.task == "tune" else self.checkpoints
             inside.mkdir(exist_ok=True)
+
+    def held(self):
+        """Holds the folder, made if need be, against other processes that write.
+
+        Training, a search, an audit and an export do, one at a time; an evaluation
+        reads alone, and so may the others' files be at any time: each is whole.
+
+        Returns:
+            A context, in which it is held.
+
+        Raises:
+            UserError: Another process holds it, or it cannot be written.
+        """
+        self._make()
+        return locked(self.lock)
+
+    def _make(self):
+        with self._usable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _check_run(self, config):
         other = config_module.read(self.config)
@@ -142,8 +160,9 @@ class Workdir:
     def _is_taken(self):
         if not self.path.is_dir():
             return self.path.exists()
-        # A kill while config.cfg was written leaves its beginning.
-        return any(p.name != f"{self.config.name}.part" for p in self.path.iterdir())
+        # A kill while config.cfg was written leaves its beginning, and the lock.
+        ours = (self.lock.name, f"{self.config.name}.part")
+        return any(path.name not in ours for path in self.path.iterdir())
 
     @contextlib.contextmanager
     def _usable(self):
@@ -186,7 +205,8 @@ class Workdir:
                 f"--workdir={self.path} holds no {self.source.name}, which training "
                 "writes: go on with the run, by --task=train."
             )
-        found = json.loads(self.source.read_text())
+        kinds = {"class_names": list, "image_shape": list, "steps": int}
+        found = read_json(self.source, **kinds)
         names, shape = tuple(found["class_names"]), tuple(found["image_shape"])
         optional = ("num_examples", "vocabulary_size", "num_unlabeled")
         numbers = {name: found.get(name, 0) for name in optional}
@@ -207,12 +227,13 @@ class Workdir:
             return None
         from clidmu_tf.data.table import Preprocessing
 
-        model = keras.saving.load_model(self.preprocessing, compile=False)
-        return Preprocessing(model, json.loads(self.columns.read_text()))
+        model = load_model(self.preprocessing)
+        return Preprocessing(model, read_json(self.columns))
 
     def read_summary(self):
         """Returns what the finished run came to."""
-        return json.loads(self.summary.read_text())
+        kinds = {"epochs": int, "train_examples": int, "last_accuracy": float}
+        return read_json(self.summary, **kinds)
 
     def write_summary(self, summary):
         """Writes the summary; with it the run is finished."""

@@ -152,7 +152,7 @@ def load(path, way_out="export it with --task=export"):
         loaded = tf.saved_model.load(str(whole(pathlib.Path(path))))
         serve = loaded.signatures["serving_default"]
     except (OSError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"There is no whole model in {path}: {way_out}.") from error
+        raise UserError(f"There is no model in {path}: {way_out}.") from error
 
     def call(raw):
         # The model must outlive the function that is taken from it.

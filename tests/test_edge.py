@@ -75,7 +75,7 @@ def test_ctrl_c_while_tensorflow_is_imported_is_a_sentence(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ending:
         command_line.main()
     assert ending.value.code == 130
-    assert capsys.readouterr().err.startswith("train.py: Interrupted: the same command")
+    assert capsys.readouterr().err.startswith("train.py: Interrupted: run the same")
 
 
 def test_a_disk_that_is_read_alone_is_named(tmp_path, monkeypatch):

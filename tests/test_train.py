@@ -314,7 +314,7 @@ def test_interrupt_is_said_in_a_line(cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(run.TASKS, "train", interrupt)
-    words = "Interrupted: the same command", "searches go on from the last checkpoint"
+    words = "Interrupted: run the same", "go on from the last checkpoint"
     assert_refused(cli("--task=train"), *words, code=130)
 
 

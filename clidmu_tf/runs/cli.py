@@ -204,8 +204,8 @@ def explained() -> Iterator[None]:
     except Preempted as error:
         fail(error, EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        words = "given again, lets training and searches go on from the last checkpoint"
-        fail(f"Interrupted: the same command, {words}.", EXIT_INTERRUPTED)
+        words = "training and searches go on from the last checkpoint"
+        fail(f"Interrupted: run the same again; {words}.", EXIT_INTERRUPTED)
     except ValueError as error:  # a UserError is one
         fail(error, EXIT_USER_ERROR)
     except Exception as error:

@@ -51,8 +51,9 @@ def write_atomically(path, write):
 
 
 def write_text(path, text):
-    """Writes a text atomically, in UTF-8."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Writes a text atomically, in UTF-8; names that are none keep their bytes."""
+    content = text.encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path, record):

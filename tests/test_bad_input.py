@@ -171,7 +171,7 @@ IN_THE_PACKAGE = r"""
 $ -
     Not understood: '-'; write every setting as --name=value, also in a flagfile.
 $ -- --epochs=3
-    Not understood: '--epochs=3 …
+    Not understood: '--epochs=3'; write every setting as --name=value, also in a flagfile.
 $ --learnin_rate=0.1
     Unknown command line flag 'learnin_rate'. Did you mean: learning_rate? (--helpshort lists all flags).
 $ --nosuch
@@ -321,7 +321,13 @@ $ --task=audit --workdir=damaged
 $ --task=train --workdir=damaged
     damaged/config.cfg is no config.cfg of a run of this version (invalid literal for int() with base 10: …
 $ --task=export --workdir=binary
-    binary/config.cfg is no config.cfg of a run of this version ('utf-8' codec can't decode byte 0xff in position …
+    binary/config.cfg is no config.cfg of a run of this version ('\udcff\udcfe' is no setting): mend it, …
+$ --task=export --workdir=nothing
+    nothing/config.cfg is no config.cfg of a run of this version (it holds no setting): …
+$ --task=export --workdir=cut
+    cut/config.cfg is no config.cfg of a run of this version ('--work' is no setting): …
+$ --workdir=maybe
+    maybe/config.cfg is no config.cfg of a run of this version ('maybe'): …
 $ --task=evaluate --workdir=directory
     directory/config.cfg cannot be used (Is a directory): mend that and run the same again; what was saved before …
 $ --task=export --workdir=unfinished
@@ -624,6 +630,9 @@ FILES = {
     "broken.weights.h5": b"\x89HDF no",
     "damaged/config.cfg": b"--epochs=many\n",
     "binary/config.cfg": b"\xff\xfe",
+    "nothing/config.cfg": b"# Run again\n",
+    "cut/config.cfg": b"--task=train\n--work",
+    "maybe/config.cfg": b"--resume=maybe\n",
     "directory/config.cfg/": b"",
     "source/source.json": b"{",
     "source2/source.json": b'{"class_names": 3}',

@@ -1,5 +1,6 @@
 """What reaches a run from outside: signals, disks, other processes, hostile names."""
 
+import dataclasses
 import errno
 import io
 import logging
@@ -17,13 +18,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from clidmu_tf import cluster, files
+from clidmu_tf import cluster, data, files
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.nets.files import load_model
 from clidmu_tf.reports import page
 from clidmu_tf.reports.csv import to_csv
 from clidmu_tf.runs import cli as command_line
-from clidmu_tf.runs import export, label_issues, tasks, terminal, training
+from clidmu_tf.runs import datasets, export, label_issues, tasks, terminal, training
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.config import read as read_config
 from clidmu_tf.runs.experiment import Experiment
@@ -310,9 +311,20 @@ def test_no_name_commands_the_terminal():
     assert terminal.Formatter().format(record) == "class \\x1b[2J"
 
 
-def test_a_class_of_two_lines_is_refused_by_an_export(tmp_path):
-    with pytest.raises(UserError, match=r"class 'a\\nb' is more than one line"):
-        export._write(tmp_path / "1", [], None, [], ["a\nb"])
+@pytest.mark.parametrize("name", ["a\nb", "a\r", "", "a\u2028b"])
+def test_a_class_that_is_not_one_line_is_refused_before_training(name):
+    source = data.load("digits")
+    source = dataclasses.replace(source, class_names=(name, *source.class_names[1:]))
+    with pytest.raises(UserError, match="is not one line, as labels.txt") as error:
+        datasets.checked(source, "folder")
+    assert repr(name) in str(error.value)
+
+
+def test_a_name_that_is_no_text_comes_back_from_files(tmp_path):
+    config = Config(data_dir=os.fsdecode(b"caf\xe9"))
+    files.write_text(tmp_path / "config.cfg", "\n".join(config.flags()))
+    assert b"--data_dir=caf\xe9\n" in (tmp_path / "config.cfg").read_bytes()
+    assert read_config(tmp_path / "config.cfg") == config
 
 
 def test_home_is_found_and_kept_in_the_config(monkeypatch, tmp_path):

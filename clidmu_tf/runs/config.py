@@ -9,6 +9,7 @@ from clidmu_tf.methods import JOINED, METHODS, flags_of, method_of
 from clidmu_tf.runs.settings import RunSettings, check, setting
 from clidmu_tf.tuning.space import BATCH_SIZE, META_BATCH_SIZE, WARMUP
 
+BOOLS = {"true": True, "false": False}
 # What only a method with a weight net makes use of, besides settings of its own.
 OF_WEIGHT_NETS = (
     *("meta_batch_size", "meta_optimizer", "meta_learning_rate", "meta_weight_decay"),
@@ -156,11 +157,17 @@ def read(path):
     types = {field.name: field.type for field in dataclasses.fields(Config)}
     values = {}
     try:
-        for line in pathlib.Path(path).read_text().splitlines():
-            if line.startswith("--"):
-                name, value = line[2:].split("=", 1)
-                kind = types[name]
-                values[name] = value == "true" if kind is bool else kind(value)
+        text = pathlib.Path(path).read_text("utf-8", "surrogateescape")
+        for line in filter(None, text.splitlines()):
+            if line.startswith("#"):
+                continue
+            name, equals, value = line.removeprefix("--").partition("=")
+            if not (line.startswith("--") and equals and name in types):
+                raise ValueError(f"{line!r} is no setting")
+            kind = {bool: BOOLS.__getitem__}.get(types[name], types[name])
+            values[name] = kind(value)
+        if not values:
+            raise ValueError("it holds no setting")
         return Config(**values)
     except (KeyError, ValueError) as error:
         raise UserError(

@@ -30,7 +30,7 @@ UNLABELED_SEED = 2 * 10**6
 
 
 def checked(source: Source, dataset: str) -> Source:
-    """Returns the source, whose labels are labels.
+    """Returns the source, whose labels are labels, and their names a line each.
 
     Args:
         source: A source as it was loaded.
@@ -39,6 +39,12 @@ def checked(source: Source, dataset: str) -> Source:
     Raises:
         UserError: They are not.
     """
+    for name in source.class_names:
+        if name.splitlines() != [name]:
+            raise UserError(
+                f"The class {name!r} of {dataset} is not one line, as labels.txt of an "
+                "export has it: rename it."
+            )
     count = len(source.class_names)
     for name, split in (("training", source.train), ("test", source.test)):
         try:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from clidmu_tf.data.decode import fit
 from clidmu_tf.errors import UserError
+from clidmu_tf.files import write_text
 from clidmu_tf.nets.features import probabilities_of
 
 
@@ -85,7 +86,7 @@ def _answers(classifier, x):
 
 
 def _write(path, models, serve, specs, class_names, files=None):
-    files = {"labels.txt": _lines(class_names), **(files or {})}
+    files = {"labels.txt": "\n".join(class_names) + "\n", **(files or {})}
     archive = keras.export.ExportArchive()
     for model in models:
         archive.track(model)
@@ -100,7 +101,7 @@ def _write(path, models, serve, specs, class_names, files=None):
         archive.write_out(part, verbose=False)
         (part / "assets.extra").mkdir()
         for name, text in files.items():
-            (part / "assets.extra" / name).write_text(text)
+            write_text(part / "assets.extra" / name, text)
         if path.exists():
             path.rename(old)
         part.rename(path)
@@ -125,16 +126,6 @@ def whole(path):
     if path.exists() or not old.exists():
         return path
     return part if part.exists() else old  # the new one was whole by then
-
-
-def _lines(class_names):
-    for name in class_names:
-        if name.splitlines() not in ([], [name]):
-            raise UserError(
-                f"The class {name!r} is more than one line, and labels.txt holds one a "
-                "line: rename it."
-            )
-    return "\n".join(class_names) + "\n"
 
 
 def load(path, way_out="export it with --task=export"):

@@ -45,6 +45,8 @@ def train(config: Config, is_trial: bool = False) -> None:
             outcome.print_summary(workdir, config.beside)
         strategies.leave_together(strategy)
         return
+    if chief:
+        workdir.check_free()  # before the data are read, which may take long
     experiment = Experiment(config, strategy)
     if not is_trial:  # which a search may cut short
         experiment.check_warmup()

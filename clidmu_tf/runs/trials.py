@@ -51,6 +51,8 @@ def search(config: Config, train: Train) -> None:
         # Where the given labels judge there is nothing of the kind to search.
         config = config.replace(meta_objective="clid")
     trials = Trials(config, train)
+    if not is_worker():
+        trials.workdir.check_free()
     proposals = oracle(
         config.tuner,
         config.objective,

@@ -121,6 +121,12 @@ class Workdir:
         self._make()
         return locked(self.lock)
 
+    def check_free(self):
+        """Raises a UserError where another process holds the folder."""
+        if self.lock.exists():
+            with self.held():
+                pass
+
     def _make(self):
         with self._usable():
             self.path.mkdir(parents=True, exist_ok=True)

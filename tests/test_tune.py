@@ -191,16 +191,23 @@ def test_report_marks_the_oracle_and_draws(tmp_path):
     assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_trials_that_diverge_are_outlived(tmp_path):
+@pytest.mark.parametrize("tuner", search.TUNERS)
+def test_trials_that_diverge_are_outlived_in_a_line_each(
+    tuner, tmp_path, capfd, recwarn
+):
     def some_diverge(number, hyperparameters):
-        if number != 5:
+        if number % 3 != 2:
             raise TrainingDiverged("The loss is nan.")
         return score(number, hyperparameters)
 
-    found = make(tmp_path, some_diverge)
+    found = make(tmp_path, some_diverge, tuner)
     found.search()
-    table = found.table()
-    assert table["trial"].iloc[0] == 5 and table["noisy_accuracy"].isna().sum() == 7
+    table, said = found.table(), capfd.readouterr()
+    failed = table["noisy_accuracy"].isna()
+    assert failed.equals(table["trial"] % 3 != 2) and not failed.iloc[0]
+    assert said.out.count(": The loss is nan.\n") == failed.sum()
+    assert said.out.count("\n") == len(table) and not said.err
+    assert not [one for one in recwarn if "NaN" in str(one.message)]
 
 
 def test_all_trials_diverging_is_said(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,7 +110,9 @@ class Search(keras_tuner.Tuner):
         """
         meet_chief()
         try:
-            super().search()
+            with warnings.catch_warnings():  # of the scores of trials that diverged
+                warnings.filterwarnings("ignore", "All-NaN axis", RuntimeWarning)
+                super().search()
         except keras_tuner.errors.FatalError as error:
             raise error.__cause__ from None
 
@@ -119,7 +122,8 @@ class Search(keras_tuner.Tuner):
             score = self.run(number, trial.hyperparameters)[name]
         except TrainingDiverged as error:
             print(f"Trial {number}: {_text(trial)}: {error}", flush=True)
-            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+            # A failed trial, as an error would make it, which it prints with a trace.
+            return {name: float("nan")}
         except Exception as error:
             # KerasTuner would take it for a bad trial, and start the next.
             raise keras_tuner.errors.FatalError(str(error)) from error

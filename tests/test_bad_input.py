@@ -345,6 +345,8 @@ $ --task=evaluate --workdir=summary
     summary/summary.json is damaged (TypeError: …
 $ --task=evaluate --workdir=summary2
     summary2/summary.json is damaged (KeyError: …
+$ --task=evaluate --workdir=lost
+    There is no model in lost/export/1: remove lost/summary.json and go on with the run by --task=train, which makes it from the last checkpoint.
 $ --task=export --workdir=columns
     columns/preprocessing.keras cannot be read as a network (it is no zip archive, …
 $ --task=export --workdir=search
@@ -638,6 +640,7 @@ FILES = {
     "source2/source.json": b'{"class_names": 3}',
     "summary/summary.json": b"[]",
     "summary2/summary.json": b'{"epochs": "x"}',
+    "lost/summary.json": b'{"epochs": 60, "train_examples": 9, "last_accuracy": 0.5}',
     "columns/source.json": b'{"class_names": ["a"], "image_shape": [3], "steps": 1}',
     "columns/columns.json": b"{}",
     "columns/preprocessing.keras": b"no",
@@ -648,7 +651,9 @@ FILES = {
 def folder(tmp_path_factory):
     """Files and workdirs of every kind of wrong."""
     folder = tmp_path_factory.mktemp("folder")
-    for run in ("unfinished", "source", "source2", "summary", "summary2", "columns"):
+    for run in (
+        *("unfinished", "source", "source2", "summary", "summary2", "columns", "lost"),
+    ):
         FILES[f"{run}/config.cfg"] = "\n".join(Config().flags()).encode()
     FILES["search/config.cfg"] = b"--task=tune"
     for name, content in FILES.items():

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import clidmu_tf as clidmu
+from clidmu_tf import cluster
 from clidmu_tf.cluster import is_worker
 from clidmu_tf.core.losses import clid
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
@@ -264,6 +265,20 @@ def test_a_chief_and_its_worker_do_what_one_process_does(tmp_path, monkeypatch):
     alone.table().to_csv(tmp_path / "table.csv", index=False)
     found = (tmp_path / "chief" / "table.csv").read_text()
     assert found == (tmp_path / "table.csv").read_text()
+
+
+def test_a_worker_whose_chief_is_gone_gives_up(tmp_path, monkeypatch):
+    found = make(tmp_path)
+    monkeypatch.setattr(cluster, "LIMIT", 0)
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = str(nobody.getsockname()[1])
+        monkeypatch.setenv("KERASTUNER_ORACLE_PORT", port)
+        for begin in (found.search, lambda: make(tmp_path)):
+            with pytest.raises(UserError, match="No chief has answered"):
+                begin()
 
 
 # --- the holdout

@@ -10,7 +10,7 @@ import keras
 import keras_tuner
 import pandas as pd
 
-from clidmu_tf.cluster import meet_chief
+from clidmu_tf.cluster import is_worker, meet_chief
 from clidmu_tf.errors import TrainingDiverged, UserError
 from clidmu_tf.files import write_atomically, write_text
 from clidmu_tf.reports import figures
@@ -83,6 +83,9 @@ class Search(keras_tuner.Tuner):
         directory: For KerasTuner's files.
         build: `hyperparameters → model`, a new one, or `None`.
         load: `(number, hyperparameters) → model`, as trained, or `None`.
+
+    Raises:
+        UserError: Of a worker, there is no chief; of a chief, its port is taken.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Search(keras_tuner.Tuner):
         build: Callable[[keras_tuner.HyperParameters], keras.Model] | None = None,
         load: Load | None = None,
     ):
+        meet_chief()
         super().__init__(
             oracle,
             hypermodel=build,
@@ -103,18 +107,17 @@ class Search(keras_tuner.Tuner):
         self.run, self.load = run, load
 
     def search(self) -> None:
-        """Runs the trials; of a chief, waits until its workers have.
-
-        Raises:
-            UserError: The chief is not there, or cannot be one.
-        """
-        meet_chief()
+        """Runs the trials; of a chief, waits until its workers have."""
         try:
             with warnings.catch_warnings():  # of the scores of trials that diverged
                 warnings.filterwarnings("ignore", "All-NaN axis", RuntimeWarning)
                 super().search()
         except keras_tuner.errors.FatalError as error:
             raise error.__cause__ from None
+
+    def pre_create_trial(self):
+        if is_worker():  # or it would wait for an hour, without a word
+            meet_chief()
 
     def run_trial(self, trial):
         name, number = self.oracle.objective.name, int(trial.trial_id)

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from clidmu_tf import cluster, data, files
+from clidmu_tf.engine import given
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.nets.files import load_model
 from clidmu_tf.reports import page
@@ -284,6 +285,17 @@ def test_a_worker_says_that_it_waits_and_gives_up(taken, monkeypatch, caplog):
         with pytest.raises(UserError, match=f"No chief has answered at {address}"):
             cluster.wait_for(address)
     assert f"Waiting for the chief at {address}" in caplog.text
+
+
+def test_batches_that_may_have_no_end_are_spoken_of(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("clidmu_tf"), "propagate", True)
+    monkeypatch.setattr(given, "MANY", 3)
+    x, y = np.zeros((2, 4), "float32"), np.array([0, 1])
+    for count, words in ((2, 0), (5, 1)):
+        batches = ((x, y) for _ in range(count))
+        found = given.checked_batches(batches, None, batch_size=2, num_classes=2)
+        assert len([*found]) == count
+        assert caplog.text.count("of batches without an end take a part") == words
 
 
 # --- names that others chose

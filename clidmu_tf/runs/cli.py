@@ -53,19 +53,23 @@ def main() -> NoReturn:
         from clidmu_tf.runs.config import Config
 
         define_flags(Config, flags.FLAGS)
-        sys.stdout = terminal.Output(sys.stdout)  # type: ignore[assignment]
-        # What this package has to say, without the chatter of others.
-        logger = logging.getLogger("clidmu_tf")
-        logger.setLevel(logging.INFO)
-        handler = logging.StreamHandler()
-        handler.setFormatter(terminal.Formatter())
-        logger.addHandler(handler)
-        logger.propagate = False
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         sys.modules["__main__"].__doc__ = __doc__  # which absl shows for --help
+        speak()
         app.run(run, flags_parser=lambda argv: parse(Config, flags.FLAGS, argv))
     raise AssertionError("app.run exits")
+
+
+def speak() -> None:
+    """Lets this package say what it has to, without the chatter of others."""
+    sys.stdout = terminal.Output(sys.stdout)  # type: ignore[assignment]
+    handler = logging.StreamHandler()
+    handler.setFormatter(terminal.Formatter())
+    logger = logging.getLogger("clidmu_tf")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def stop(number: int, frame: Any) -> NoReturn:

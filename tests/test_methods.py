@@ -171,6 +171,28 @@ def test_steps_under_xla_are_the_eager_ones(case):
     assert_same(*found, 2e-5)
 
 
+def test_xla_need_not_compile_anew_for_the_values_of_a_batch(case):
+    model, seen = case.model(), []
+
+    def recorded(kind):
+        def compute(*tensors):
+            seen.append((model.pure_step(kind), tensors))
+            return seen[-1][0](*tensors)
+
+        return compute
+
+    model.compute = recorded
+    case.fit_arrays(model)
+    step, tensors = seen[-1]
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    captured = compiled.get_concrete_function(*tensors).captured_inputs
+    hlo = compiled.experimental_get_compiler_ir(*tensors)(stage="hlo")
+    # Whatever XLA must know to compile is no parameter, but written into the program.
+    found = hlo[hlo.index("ENTRY") :].count(" parameter(")
+    given = [value for value in tf.nest.flatten(tensors) if value is not None]
+    assert found == len(given) + len(captured)
+
+
 def test_a_killed_training_ends_as_the_whole_one(case):
     whole = case.from_dataset
     # Inside the second epoch, then between the two.

@@ -8,8 +8,8 @@ Needs what `benchmarks.export_training` wrote, NumPy and jaxlib: no TensorFlow, 
 and nothing of the package. `--check` takes the first steps alone, and compares every
 variable with what `model.fit` made of it: at a low learning rate, since at a high one
 rounding grows within few steps, also between two `model.fit`, with and without XLA;
-and of a network without dropout, whose masks XLA draws otherwise. On a GPU convolutions of float32 use TF32,
-unless NVIDIA_TF32_OVERRIDE=0 is set.
+and of a network without dropout, whose masks XLA draws otherwise. On a GPU convolutions
+of float32 use TF32, unless NVIDIA_TF32_OVERRIDE=0 is set.
 """
 
 import argparse

@@ -77,6 +77,10 @@ class Case:
         arguments["run_eagerly"] = run_eagerly
         return feeds.compiled(self.method, classifier(with_state), STEPS, **arguments)
 
+    def plain_model(self, **how):
+        """One without masks, which XLA draws otherwise, and without a warm-up."""
+        return feeds.compiled(self.method, classifier(), warmup=0, **how)
+
     def fit_arrays(self, model, first=0, last=EPOCHS):
         further = feeds.further_data(self.method, X, Y, BATCH, first * STEPS)
         return model.fit(
@@ -128,6 +132,22 @@ class Case:
         return model
 
     @functools.cached_property
+    def plain_steps(self):
+        """What eager steps come to, and the last of them: its function and tensors."""
+        model, seen = self.plain_model(run_eagerly=True), []
+
+        def compute_of(kind):
+            def compute(*tensors):
+                seen.append((model.pure_step(kind), tensors))
+                return seen[-1][0](*tensors)
+
+            return compute
+
+        model.compute = compute_of
+        self.fit_arrays(model)
+        return state_of(model), seen[-1]
+
+    @functools.cached_property
     def from_dataset(self):
         """What a fit to a dataset comes to, with a checkpoint after every step."""
         with pytest.MonkeyPatch.context() as patch:
@@ -162,28 +182,14 @@ def test_steps_in_a_graph_are_the_eager_ones(case):
 
 
 def test_steps_under_xla_are_the_eager_ones(case):
-    found = []
-    for how in ({"jit_compile": True}, {"run_eagerly": True}):
-        # Without masks, which XLA draws otherwise, and no warm-up, to compile less.
-        model = feeds.compiled(case.method, classifier(), warmup=0, **how)
-        case.fit_arrays(model)
-        found.append(state_of(model))
-    assert_same(*found, 2e-5)
+    model = case.plain_model(jit_compile=True)
+    case.fit_arrays(model)
+    eager, _ = case.plain_steps
+    assert_same(state_of(model), eager, 2e-5)
 
 
 def test_xla_need_not_compile_anew_for_the_values_of_a_batch(case):
-    model, seen = case.model(), []
-
-    def recorded(kind):
-        def compute(*tensors):
-            seen.append((model.pure_step(kind), tensors))
-            return seen[-1][0](*tensors)
-
-        return compute
-
-    model.compute = recorded
-    case.fit_arrays(model)
-    step, tensors = seen[-1]
+    _, (step, tensors) = case.plain_steps
     compiled = tf.function(step, jit_compile=True, autograph=False)
     captured = compiled.get_concrete_function(*tensors).captured_inputs
     hlo = compiled.experimental_get_compiler_ir(*tensors)(stage="hlo")

@@ -264,12 +264,12 @@ def test_lines_of_an_epoch_fit_a_terminal(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     epochs = [line for line in lines if line.startswith("Epoch")]
     assert len(epochs) == 2 and "test 0." in epochs[0] and "noisy 0." in epochs[0]
-    assert max(map(len, lines)) <= 100
+    *lines, where = lines
+    assert max(map(len, lines)) <= 100 and where.startswith("Everything lies in ")
 
 
-@pytest.mark.parametrize("lr_schedule", ["constant", "cosine_restarts"])
-def test_a_finished_run_goes_on_as_one_that_was_longer(lr_schedule, tmp_path, capsys):
-    changes = {"lr_schedule": lr_schedule, "lr_period": 1}
+def test_a_finished_run_goes_on_as_one_that_was_longer(tmp_path, capsys):
+    changes = {"lr_schedule": "cosine_restarts", "lr_period": 1}
     whole = digits_run(tmp_path / "whole", **changes).replace(epochs=4)
     tasks.train(whole)
     first = digits_run(tmp_path / "parts", **changes)

@@ -7,10 +7,12 @@ import socket
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from clidmu_tf import data
+from clidmu_tf.data import index
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.engine.callbacks import clid_of, mean_clid
 from clidmu_tf.errors import UserError
@@ -330,6 +332,57 @@ def test_tfds_files_that_are_gone_or_damaged_are_named(prepared, tmp_path):
         load_tiny(copy)
     records.unlink()
     with pytest.raises(UserError, match="cannot be read from.*prepare it again"):
+        load_tiny(copy)
+
+
+def index_files():
+    return sorted(pathlib.Path(os.environ["XDG_CACHE_HOME"]).rglob("*"))
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_tfds_prepared_anew_at_the_same_place_is_read_anew(
+    prepared, keeps_time, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    before = load_tiny(copy).train
+    (path,) = pathlib.Path(copy).rglob("*train.tfrecord*")
+    stat = path.stat()
+    relabel(path)
+    assert path.stat().st_size == stat.st_size
+    if keeps_time:  # as `cp -p` and `rsync -t` do
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = load_tiny(copy).train
+    np.testing.assert_array_equal(after.labels, (before.labels + 1) % 3)
+
+
+def relabel(path):
+    """Writes other given labels into a file of records, which stays as long."""
+    stored = [*tf.data.TFRecordDataset(str(path)).as_numpy_iterator()]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in map(tf.train.Example.FromString, stored):
+            values = record.features.feature["given"].int64_list.value
+            values[0] = (values[0] + 1) % 3
+            writer.write(record.SerializeToString(deterministic=True))
+
+
+def test_tfds_index_is_kept_in_the_cache_alone_and_half_of_it_goes(
+    prepared, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    before = sorted(pathlib.Path(copy).rglob("*"))
+    with monkeypatch.context() as patch:  # what a kill leaves
+        patch.setattr(os, "replace", lambda *paths: None)
+        load_tiny(copy)
+    left = {path.suffix for path in index_files() if path.is_file()}
+    assert left == {".part"}
+    load_tiny(copy)
+    kept = {path.name for path in index_files() if path.is_file()}
+    assert kept == {"index_train.npz", "index_validation.npz"}
+    assert sorted(pathlib.Path(copy).rglob("*")) == before
+    with monkeypatch.context() as patch:  # and it is of use
+        patch.setattr(index, "_scan", None)
         load_tiny(copy)
 
 

@@ -170,13 +170,16 @@ def test_folder_may_be_given_as_the_current_one_or_a_link(root, tmp_path, monkey
     assert len(names_of(load("."))) == 12
 
 
-def test_held_out_split_is_stratified_and_follows_the_seed(tmp_path):
+def test_held_out_split_follows_the_seed_and_stays_when_images_come_and_go(tmp_path):
     root = make_folder(tmp_path, {"cat": 20, "dog": 10})
     first, again, other = (load(root, holdout=0.2, seed=seed) for seed in (0, 0, 1))
-    assert np.bincount(first.test.labels).tolist() == [4, 2]
     assert not set(first.train.ids) & set(first.test.ids)
     np.testing.assert_array_equal(first.test.ids, again.test.ids)
     assert set(first.test.ids) != set(other.test.ids)
+    (root / "cat" / "07.png").rename(root / "cat" / "another.png")
+    now = load(root, holdout=0.2, seed=0)
+    changed = {"cat/07.png", "cat/another.png"}
+    assert set(now.test.ids) - changed == set(first.test.ids) - changed
 
 
 def test_something_is_always_held_out_of_each_class(root):

@@ -7,6 +7,7 @@ import typing
 import numpy as np
 
 from clidmu_tf.data.folder import folder
+from clidmu_tf.data.identity import Fingerprint
 from clidmu_tf.data.pipeline import evaluation_batches, training_batches
 from clidmu_tf.data.sources import Source, Split, digits
 from clidmu_tf.errors import UserError
@@ -15,6 +16,7 @@ if typing.TYPE_CHECKING:  # it comes with TFDS
     from clidmu_tf.data.preparation import Prepared
 
 __all__ = [
+    "Fingerprint",
     "Source",
     "Split",
     "evaluation_batches",
@@ -60,7 +62,8 @@ def load(
         resize_size: Shorter side that images are resized to before a window of
             `image_size` is cut from them, at random to train on, else in the middle;
             0 cuts none and resizes the whole image, whatever its proportions.
-        holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
+        holdout: Of a folder without `test/`, or a CSV file alone, the share to hold
+            out, 0 to 0.9; at least one example of each class.
         on_bad_image: Of a folder, `"refuse"` or `"skip"`.
         train_examples: Keep so many training examples: the first ones, or a random
             part of a folder, which comes class by class, or of a CSV file; 0 for all.

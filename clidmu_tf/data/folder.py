@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.data.decode import read_pixels
-from clidmu_tf.data.sources import Source, Split, split_by_class
+from clidmu_tf.data.identity import hold_out
+from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ def folder(
         image_size: Side of the square in pixels; 0 for 224.
         resize_size: Shorter side of the images that the square is cut from; 0 where
             it is the whole image.
-        holdout: Share held out to test on where there is no `test/` folder, at least
-            one image a class.
+        holdout: Share held out to test on where there is no `test/` folder, about that
+            of each class, at least one image. To add or remove an image moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
 
@@ -203,13 +204,11 @@ def report_bad(bad, on_bad_image):
 
 
 def _hold_out(split, holdout, seed):
-    classes = len(np.unique(split.labels))
-    count = max(round(holdout * len(split)), classes)
     rarest = np.bincount(split.labels).min()
-    if rarest < 2 or len(split) - count < classes:
+    if rarest < 2:
         raise UserError(
             f"--holdout={holdout} leaves too little of a class with {rarest} images: "
             "add images, or put test images into a folder test/ beside train/."
         )
-    train, test = split_by_class(split.labels, count, seed)
+    train, test = hold_out(split.names, split.labels, holdout, seed)
     return split.take(train), split.take(test)

@@ -30,6 +30,8 @@ class Split:
             of images.
         resize_size: Of image files, the shorter side in pixels that they are resized
             to before a window is cut from them; 0 where none is cut.
+        contents: `(n,)` strings that tell rows of a table apart, whose ids are but
+            their places; `None` where ids do.
     """
 
     inputs: np.ndarray | Records
@@ -38,6 +40,7 @@ class Split:
     ids: np.ndarray
     resize_size: int = 0
     rows: "pandas.DataFrame | None" = None
+    contents: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -53,16 +56,25 @@ class Split:
         is_image_files = not isinstance(self.inputs, Records) and not self.in_memory
         return self.inputs if is_image_files else None
 
+    @property
+    def names(self):
+        """What tells the examples apart, wherever they stand: `(n,)` strings."""
+        return self.ids if self.contents is None else self.contents
+
     def take(self, indices):
         """Returns the examples at these positions."""
-        clean = self.clean_labels
-        return Split(
-            self.inputs[indices],
-            self.labels[indices],
-            None if clean is None else clean[indices],
-            self.ids[indices],
-            self.resize_size,
-            None if self.rows is None else self.rows.iloc[indices],
+
+        def some(values):
+            return None if values is None else values[indices]
+
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs[indices],
+            labels=self.labels[indices],
+            clean_labels=some(self.clean_labels),
+            ids=self.ids[indices],
+            rows=None if self.rows is None else self.rows.iloc[indices],
+            contents=some(self.contents),
         )
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 import tensorflow as tf
 
 from clidmu_tf.data.folder import CHANNELS, DEFAULT_SIZE, decodable, report_bad
-from clidmu_tf.data.sources import Source, Split, split_by_class
+from clidmu_tf.data.identity import hold_out
+from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 WORDS = 20_000  # most frequent ones that a text is made of
@@ -126,7 +127,8 @@ def table(
         columns: The `Columns`.
         image_size: Side of images in pixels; 0 for 224.
         resize_size: Shorter side of the images that the square is cut from, or 0.
-        holdout: Share held out to test on where there is no file for that.
+        holdout: Share held out to test on where there is no file for that, about that
+            of each class, at least one row. To add or remove a row moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
 
@@ -146,10 +148,11 @@ def table(
     if columns.image:
         side = image_size or DEFAULT_SIZE
         shape, preprocessing = (side, side, CHANNELS), None
+        around = files[0].parent
         train, test = (
             dataclasses.replace(
                 split,
-                inputs=split.rows[columns.image].to_numpy(object),
+                inputs=_paths(split.rows[columns.image], around),
                 rows=None,
                 resize_size=resize_size,
             )
@@ -225,14 +228,18 @@ def _read(path, columns, given):
 
 
 def _with_images(rows, column, path, on_bad_image):
-    """The rows whose images can be read, with whole paths."""
-    paths = [path.parent / str(name) for name in rows[column]]
+    """The rows whose images can be read."""
+    paths = _paths(rows[column], path.parent)
     good = decodable(paths)
     if not good.all():
         bad = [p for p, ok in zip(paths, good, strict=True) if not ok]
         report_bad(bad, on_bad_image)
-    rows = rows.assign(**{column: [str(p) for p in paths]})
     return rows[good]
+
+
+def _paths(column, around):
+    """Whole paths of what a column names, from the file's folder on."""
+    return np.array([str(around / str(name)) for name in column], object)
 
 
 def _with_indices(tables, columns):
@@ -259,22 +266,30 @@ def _with_indices(tables, columns):
                 labels[1] if len(labels) > 1 else None,
                 rows.index.astype(str).to_numpy(object),
                 rows=rows[[*columns.inputs]],
+                contents=_contents(rows[[*columns.inputs]]),
             )
         )
     return tuple(str(name) for name in names), splits
 
 
+def _contents(rows):
+    """What rows hold, as a text each: a number may be written in any way."""
+    columns = [
+        rows[name].astype("float64") if rows[name].dtype.kind in "iuf" else rows[name]
+        for name in rows
+    ]
+    return np.array([repr(row) for row in zip(*columns, strict=True)], object)
+
+
 def _hold_out(split, holdout, seed):
     counts = np.bincount(split.labels)
-    classes = np.count_nonzero(counts)
-    size = max(round(holdout * len(split)), classes)
-    if counts[counts > 0].min() < 2 or len(split) - size < classes:
+    rarest = counts[counts > 0].min()
+    if rarest < 2:
         raise UserError(
-            f"--holdout={holdout} leaves too little of a class with "
-            f"{counts[counts > 0].min()} rows: add rows, or name a folder with "
-            "train.csv and test.csv."
+            f"--holdout={holdout} leaves too little of a class with {rarest} rows: add "
+            "rows, or name a folder with train.csv and test.csv."
         )
-    train, test = split_by_class(split.labels, size, seed)
+    train, test = hold_out(split.names, split.labels, holdout, seed)
     return split.take(train), split.take(test)
 
 

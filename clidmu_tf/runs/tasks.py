@@ -49,7 +49,9 @@ def train(config: Config, is_trial: bool = False) -> None:
         experiment.check_warmup()
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
     if chief:
+        workdir.check_data(experiment.loaded)
         workdir.claim(config)
+        workdir.write_fingerprint(experiment.loaded)
         workdir.write_source(experiment.described, experiment.preprocessing)
         if not is_trial:
             print(datasets.account(experiment.source))
@@ -72,6 +74,8 @@ def evaluate(config: Config) -> None:
             "first, by --task=train."
         )
     source = Experiment(trained).loaded
+    is_other_split = trained.test_split != workdir.read_config().test_split
+    workdir.check_data(source, but_test=is_other_split)
     reader = Reader(source, trained.batch_size)
     what = outcome.measured_on(source.test_is_given)
     for name, path in [
@@ -106,6 +110,7 @@ def audit_task(config: Config) -> None:
     """Audits the training labels of a workdir by its last checkpoint."""
     workdir = Workdir(config.workdir)
     experiment = Experiment(settings_of(workdir, config))
+    workdir.check_data(experiment.loaded, but_test=True)  # an audit reads none
     _, rows = training.restore(experiment, workdir)
     snapshots = experiment.snapshots(workdir.checkpoints)
     snapshots.restore(before_epoch=len(rows))

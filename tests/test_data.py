@@ -17,6 +17,7 @@ from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.engine.callbacks import clid_of, mean_clid
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs.config import Config
+from clidmu_tf.runs.datasets import account
 from clidmu_tf.runs.experiment import Experiment
 
 pytestmark = pytest.mark.slow
@@ -200,6 +201,83 @@ def test_train_and_test_folders_are_used_as_they_are(tmp_path):
     paint(tmp_path / "test" / "yak" / "00.png")
     with pytest.raises(UserError, match="yak"):
         load(tmp_path)
+
+
+def lay_out(root, *folders):
+    """Makes folders, of two images each where they end in a class."""
+    for name in folders:
+        for label in ("cat", "dog") if name.endswith("/") else ("",):
+            make_folder(root / name, {label: 2}, prefix=name.strip("/"))
+    return root
+
+
+@pytest.mark.parametrize(
+    "folders, trained, tested, words",
+    [
+        (["training/", "testing/"], "training", "testing", "tested on those in"),
+        (["Train/", "valid/"], "Train", "valid", "tested on those in"),
+        (["train/", "val/", "test/"], "train", "test", "/val is not read"),
+        (["train/", "test"], "train", None, "/test is not read"),
+        (["TRAIN/", "validation/", ".git/"], "TRAIN", "validation", ""),
+        (["train", "bus", "test"], "", None, "but for a part of each, to test on"),
+    ],
+)
+def test_usual_layouts_are_understood_and_said(
+    folders, trained, tested, words, tmp_path
+):
+    source = load(lay_out(tmp_path, *folders))
+    assert {pathlib.Path(p).parents[1] for p in source.train.inputs} == {
+        tmp_path / trained
+    }
+    tests = {pathlib.Path(p).parents[1] for p in source.test.inputs}
+    assert tests == {tmp_path / (trained if tested is None else tested)}
+    assert source.test_is_given == (tested is None)
+    assert words in source.reading
+    said = f"Trained on the class folders in {tmp_path / trained}"
+    assert "".join(account(source).split()).startswith("".join(said.split()))
+
+
+@pytest.mark.parametrize(
+    "folders, words",
+    [
+        (["test/"], "has test/ and no train/ with a folder for each"),
+        (["test/", "cat", "dog"], "has test/ and no train/"),
+        (["train", "test"], "has test/, train/ and no train/"),
+        (["train/", "cow", "owl"], "has images in cow/, owl/ beside those in train/"),
+        (["train/", "training/"], "has both train and training"),
+        (["train/", "test/", "testing/"], "has both test and testing"),
+        (["train/", "val/", "valid/"], "has both val and valid"),
+    ],
+)
+def test_ambiguous_layouts_are_refused(folders, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        load(lay_out(tmp_path, *folders))
+
+
+def test_splits_that_are_links_are_refused(tmp_path):
+    lay_out(tmp_path / "outside", "train/", "test/")
+    root = lay_out(tmp_path / "photos", "train/")
+    (root / "test").symlink_to(tmp_path / "outside" / "test")
+    with pytest.raises(UserError, match="photos/test is a link"):
+        load(root)
+    (root / "test").unlink()
+    shutil.rmtree(root / "train")
+    (root / "train").symlink_to(tmp_path / "outside" / "train")
+    with pytest.raises(UserError, match="photos/train is a link"):
+        load(root)
+
+
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("dog"):  # nothing is refused to the root of a machine
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="images/dog cannot be read .Permission denied"):
+        load(root)
 
 
 def test_part_of_a_folder_keeps_its_classes(tmp_path):

@@ -11,14 +11,13 @@ import tensorflow as tf
 
 from clidmu_tf.data.decode import read_pixels
 from clidmu_tf.data.identity import hold_out
+from clidmu_tf.data.layout import files_in, is_image, layout_of, sub_folders
 from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
-TEST_FOLDERS = ("test", "val", "validation")
 DEFAULT_SIZE = 224
 CHANNELS = 3
 
@@ -30,8 +29,9 @@ def folder(
 
     Images may be JPEG, PNG, WebP, GIF (first frame), BMP or TIFF, grey or colour, of
     any size; they are brought to a square and to three channels when they are read.
-    `val/` or `validation/` serve for `test/`. Folders of these names that hold images
-    themselves are classes.
+    `training/` serves for `train/`, and for `test/` do `testing/` and, where there is
+    neither, `val/`, `valid/` or `validation/`, in any case. Folders of these names that
+    hold images themselves are classes among others.
 
     Args:
         root: The folder.
@@ -51,38 +51,47 @@ def folder(
             f"--data_dir={root or ''} is no folder: name one that has a sub-folder for "
             "each class."
         )
-    root = pathlib.Path(root)
+    try:
+        return _folder(
+            pathlib.Path(root), image_size, resize_size, holdout, on_bad_image, seed
+        )
+    except OSError as error:
+        path = _printable(error.filename)
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): mend that, or take it out of "
+            f"--data_dir={root}."
+        ) from error
+
+
+def _folder(root, image_size, resize_size, holdout, on_bad_image, seed):
     size = image_size or DEFAULT_SIZE
-    train_root = root / "train" if _sub_folders(root / "train") else root
-    test_roots = [root / t for t in TEST_FOLDERS if _sub_folders(root / t)]
-    names = _class_names(train_root)
+    layout = layout_of(root)
+    names = _class_names(layout.train)
     ignored = collections.Counter()
-    everything = _read(train_root, names, on_bad_image, ignored)
-    if train_root != root and test_roots:
-        strangers = sorted(set(_sub_folders(test_roots[0])) - set(names))
+    train = _read(layout.train, names, on_bad_image, ignored)
+    if layout.test is None:
+        train, test = _hold_out(train, holdout, seed)
+    else:
+        strangers = sorted({p.name for p in sub_folders(layout.test)} - set(names))
         if strangers:
             raise UserError(
-                f"{test_roots[0]} has classes that {train_root} has not: "
+                f"{layout.test} has classes that {layout.train} has not: "
                 f"{', '.join(strangers)}; remove them or add them to train."
             )
-        train = everything
-        test = _read(test_roots[0], names, on_bad_image, ignored, is_test=True)
-        is_given = False
-    else:
-        train, test = _hold_out(everything, holdout, seed)
-        is_given = True
+        test = _read(layout.test, names, on_bad_image, ignored, is_test=True)
     train, test = (
         dataclasses.replace(split, resize_size=resize_size) for split in (train, test)
     )
     return Source(
         *("folder", train, test, names, (size, size, CHANNELS)),
-        test_is_given=is_given,
+        test_is_given=layout.test is None,
         ignored=dict(ignored),
+        reading=str(layout),
     )
 
 
 def _class_names(root):
-    names = _sub_folders(root)
+    names = tuple(path.name for path in sub_folders(root))
     if not names:
         raise UserError(
             f"--data_dir={root} has no sub-folder: put each class's images into a "
@@ -102,16 +111,11 @@ def _class_names(root):
     return names
 
 
-def _sub_folders(root):
-    if not root.is_dir():
-        return ()
-    return tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
-
-
 def _read(root, names, on_bad_image, ignored, is_test=False):
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = _images(root / name, ignored)
+        # Not every class has to be tested.
+        found = _images(root / name, ignored) if (root / name).is_dir() else []
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
@@ -140,15 +144,10 @@ def _images(root, ignored):
 
     What has no suffix of an image is counted in `ignored`, by its own.
     """
-    files = sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    suffixes = [path.suffix.lower() for path in files]
-    ignored.update(s or "without a suffix" for s in suffixes if s not in SUFFIXES)
-    shown = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files = sorted(files_in(root))
+    others = [path.suffix.lower() for path in files if not is_image(path)]
+    ignored.update(suffix or "without a suffix" for suffix in others)
+    shown = [path for path in files if is_image(path)]
     around = root.parent.resolve()
     inside = [path for path in shown if path.resolve().is_relative_to(around)]
     if len(inside) < len(shown):
@@ -159,10 +158,6 @@ def _images(root, ignored):
             around,
         )
     return inside
-
-
-def _is_shown(path):
-    return not path.name.startswith(".")
 
 
 def _is_utf8(path):

@@ -93,6 +93,7 @@ class Source:
         test_is_given: Whether the labels to report on are given ones, as wrong as
             those to train on, since nobody knows the truth.
         ignored: Of what is not read, how many files there are by kind.
+        reading: Of a folder, a sentence that says how it was understood.
         unlabeled: Examples to train on without their labels, or `None`.
     """
 
@@ -105,6 +106,7 @@ class Source:
     preprocessing: "Preprocessing | None" = None
     test_is_given: bool = False
     ignored: dict = dataclasses.field(default_factory=dict)
+    reading: str = ""
     unlabeled: Split | None = None
 
 

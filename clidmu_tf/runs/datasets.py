@@ -194,6 +194,8 @@ def account(source: Source) -> str:
         f"Read {len(source.train):,} examples to train on and {len(source.test):,} "
         f"{held_out}, of {len(some)} classes ({classes})."
     ]
+    if source.reading:
+        lines.insert(0, source.reading)
     if source.ignored:
         kinds = sorted(source.ignored.items())
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in kinds)

@@ -4,6 +4,8 @@ import os
 import pathlib
 import shutil
 import socket
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from clidmu_tf import data
-from clidmu_tf.data import index
+from clidmu_tf.data import check, decode, index, threads
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.engine.callbacks import clid_of, mean_clid
 from clidmu_tf.errors import UserError
@@ -138,6 +140,66 @@ def test_corrupt_image_is_named_or_left_out(root, kind, caplog):
     source = load(root, on_bad_image="skip")
     assert "cat/broken.jpg" not in names_of(source) and len(names_of(source)) == 12
     assert "broken.jpg" in caplog.text
+
+
+def bomb(side=20_000):
+    """A PNG of but some bytes, whose header claims that many pixels a side."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(9))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tiff"])
+def test_pixels_are_counted_and_limited_before_any_is_decoded(
+    suffix, root, monkeypatch
+):
+    path = root / "cat" / f"large.{suffix}"
+    paint(path, size=(13, 11))
+    assert decode.count_pixels(path.read_bytes()) == 13 * 11
+    assert len(names_of(load(root, max_pixels=13 * 11))) == 13
+    decoded, whole = [], check._decode
+    monkeypatch.setattr(check, "_decode", lambda file: decoded.append(whole(file)))
+    with pytest.raises(UserError, match=f"more than --max_pixels=142.*large.{suffix}"):
+        load(root, max_pixels=142)
+    assert {int(size) for size in decoded} == {12 * 10 * 3}
+
+
+def test_a_bomb_is_not_decoded(root):
+    (root / "cat" / "bomb.png").write_bytes(bomb())
+    assert decode.count_pixels(bomb()) == 20_000**2
+    with pytest.raises(decode.TooManyPixels, match="400,000,000 pixels are more than"):
+        with decode.room_for(bomb(), decode.MAX_PIXELS):
+            pass
+    with pytest.raises(UserError, match="more than --max_pixels=200000000.*bomb.png"):
+        load(root)
+
+
+def test_an_image_that_grew_since_it_was_checked_is_not_decoded(root):
+    source = load(root, max_pixels=120)
+    paint(root / "cat" / "00.png", size=(13, 11))
+    split = source.train if "cat/00.png" in source.train.ids else source.test
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pixels(split)
+
+
+def test_threads_hold_no_more_than_a_budget_but_for_one_that_is_alone():
+    budget, seen = threads.Budget(10), []
+
+    def work(amount):
+        with budget.take(amount):
+            seen.append(budget.taken)
+            return amount
+
+    amounts = [3, 4, 25, 6, 10, 1, 7] * 20
+    assert [*threads.in_threads(work, amounts)] == amounts
+    assert max(taken for taken in seen if taken != 25) <= 10
+    assert budget.taken == 0
 
 
 def test_class_left_empty_by_skipping_is_named(root):

@@ -1,5 +1,6 @@
 """Preparing: what it says, what it leaves, and that it may be cut off."""
 
+import contextlib
 import fcntl
 import io
 import logging
@@ -11,6 +12,7 @@ from PIL import Image
 
 import layouts
 from clidmu_tf import data
+from clidmu_tf.data import threads
 from clidmu_tf.data.builders import Webvision, files, manual
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import tasks as run
@@ -146,6 +148,40 @@ def test_prepare_size_brings_the_shorter_side_down_and_never_up(tmp_path):
     assert "--prepare_size=45; received 0" in other
 
 
+def test_images_of_too_many_pixels_are_left_out_by_their_headers(
+    copy, tmp_path, monkeypatch
+):
+    decoded, to_store = [], files.to_store
+
+    def note(data, size):
+        decoded.append(area(data))
+        return to_store(data, size)
+
+    monkeypatch.setattr(files, "to_store", note)
+    sizes = {
+        split: {name: area(image) for name, (_, image) in images.items()}
+        for split, images in copy.good.items()
+    }
+    limit = max(min(areas.values()) for areas in sizes.values())
+    made = data.prepare(
+        "animal10n", manual_dir=copy.root, data_dir=tmp_path, max_pixels=limit
+    )
+    large = {
+        f"{split}\t{files.TOO_LARGE}\t{name}"
+        for split, areas in sizes.items()
+        for name, size in areas.items()
+        if size > limit
+    }
+    assert large and large <= set(made.report.read_text().splitlines())
+    assert max(decoded) <= limit
+
+
+def area(data):
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:
+        return image.width * image.height
+    return 0
+
+
 def test_an_animated_gif_is_stored_as_its_first_frame():
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     file = io.BytesIO()
@@ -229,11 +265,11 @@ def test_threads_keep_the_order_and_read_but_a_few_ahead():
             yield pulled
 
     found = []
-    for value in files.in_threads(lambda x: x * x, items()):
+    for value in threads.in_threads(lambda x: x * x, items()):
         found.append(value)
         ahead.append(pulled - len(found))
     assert found == [x * x for x in range(1, 1001)]
-    assert max(ahead) <= files.AHEAD
+    assert max(ahead) <= threads.AHEAD
 
 
 def test_once_marks_all_but_the_first_of_each_good_id():

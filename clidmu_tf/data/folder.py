@@ -2,14 +2,15 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
-from clidmu_tf.data.decode import read_pixels
+from clidmu_tf.data.check import CHANNELS, is_utf8, printable, readable
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.identity import hold_out
 from clidmu_tf.data.layout import files_in, is_image, layout_of, sub_folders
 from clidmu_tf.data.sources import Source, Split
@@ -19,11 +20,16 @@ logger = logging.getLogger(__name__)
 
 KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 DEFAULT_SIZE = 224
-CHANNELS = 3
 
 
 def folder(
-    root, image_size=0, resize_size=0, holdout=0.1, on_bad_image="refuse", seed=0
+    root,
+    image_size=0,
+    resize_size=0,
+    holdout=0.1,
+    on_bad_image="refuse",
+    seed=0,
+    max_pixels=MAX_PIXELS,
 ):
     """Reads a folder with one sub-folder a class, or `train/` and `test/` of such.
 
@@ -42,6 +48,7 @@ def folder(
             of each class, at least one image. To add or remove an image moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
+        max_pixels: Files of more pixels are bad ones, and not decoded.
 
     Raises:
         UserError: The folder holds no such images; the sentence says what is wrong.
@@ -51,36 +58,28 @@ def folder(
             f"--data_dir={root or ''} is no folder: name one that has a sub-folder for "
             "each class."
         )
+    size = image_size or DEFAULT_SIZE
+    check = functools.partial(
+        readable, on_bad_image=on_bad_image, max_pixels=max_pixels
+    )
     try:
-        return _folder(
-            pathlib.Path(root), image_size, resize_size, holdout, on_bad_image, seed
-        )
+        layout = layout_of(pathlib.Path(root))
+        names = _class_names(layout.train)
+        ignored = collections.Counter()
+        train = _read(layout.train, names, check, ignored)
+        if layout.test is None:
+            train, test = _hold_out(train, holdout, seed)
+        else:
+            test = _read_test(layout, names, check, ignored)
     except OSError as error:
-        path = _printable(error.filename)
+        path = printable(error.filename)
         raise UserError(
             f"{path} cannot be read ({error.strerror}): mend that, or take it out of "
             f"--data_dir={root}."
         ) from error
-
-
-def _folder(root, image_size, resize_size, holdout, on_bad_image, seed):
-    size = image_size or DEFAULT_SIZE
-    layout = layout_of(root)
-    names = _class_names(layout.train)
-    ignored = collections.Counter()
-    train = _read(layout.train, names, on_bad_image, ignored)
-    if layout.test is None:
-        train, test = _hold_out(train, holdout, seed)
-    else:
-        strangers = sorted({p.name for p in sub_folders(layout.test)} - set(names))
-        if strangers:
-            raise UserError(
-                f"{layout.test} has classes that {layout.train} has not: "
-                f"{', '.join(strangers)}; remove them or add them to train."
-            )
-        test = _read(layout.test, names, on_bad_image, ignored, is_test=True)
     train, test = (
-        dataclasses.replace(split, resize_size=resize_size) for split in (train, test)
+        dataclasses.replace(split, resize_size=resize_size, max_pixels=max_pixels)
+        for split in (train, test)
     )
     return Source(
         *("folder", train, test, names, (size, size, CHANNELS)),
@@ -103,15 +102,25 @@ def _class_names(root):
             "needed."
         )
     for name in names:
-        if not _is_utf8(name):
+        if not is_utf8(name):
             raise UserError(
-                f"The class folder {_printable(root / name)} has a name that is not "
+                f"The class folder {printable(root / name)} has a name that is not "
                 "UTF-8: rename it."
             )
     return names
 
 
-def _read(root, names, on_bad_image, ignored, is_test=False):
+def _read_test(layout, names, check, ignored):
+    strangers = sorted({p.name for p in sub_folders(layout.test)} - set(names))
+    if strangers:
+        raise UserError(
+            f"{layout.test} has classes that {layout.train} has not: "
+            f"{', '.join(strangers)}; remove them or add them to train."
+        )
+    return _read(layout.test, names, check, ignored, is_test=True)
+
+
+def _read(root, names, check, ignored, is_test=False):
     paths, labels = [], []
     for label, name in enumerate(names):
         # Not every class has to be tested.
@@ -119,11 +128,7 @@ def _read(root, names, on_bad_image, ignored, is_test=False):
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
-    good = decodable(paths)
-    if not good.all():
-        report_bad(
-            [p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image
-        )
+    good = check(paths)
     counts = np.bincount(labels[good], minlength=len(names))
     if not counts.all() and not (is_test and counts.any()):
         raise UserError(
@@ -158,44 +163,6 @@ def _images(root, ignored):
             around,
         )
     return inside
-
-
-def _is_utf8(path):
-    # Python keeps bytes that are no UTF-8 as lone surrogates.
-    return not any("\ud800" <= c <= "\udfff" for c in str(path))
-
-
-def _printable(path):
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def decodable(paths):
-    """Which files are images with a proper name, by decoding each once, in parallel."""
-    good = np.zeros(len(paths), bool)
-    named = [i for i, path in enumerate(paths) if _is_utf8(path)]
-
-    def check(index, path):
-        return tf.size(read_pixels(tf.io.read_file(path), CHANNELS)), index
-
-    texts = tf.constant([str(paths[i]) for i in named], tf.string)
-    named = tf.constant(named, tf.int64)
-    found = tf.data.Dataset.from_tensor_slices((named, texts))
-    found = found.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
-    for _, index in found.ignore_errors(log_warning=False).as_numpy_iterator():
-        good[index] = True
-    return good
-
-
-def report_bad(bad, on_bad_image):
-    """Refuses files that are no images, or says that they are left out."""
-    named = ", ".join(map(_printable, bad[:3])) + (", …" if len(bad) > 3 else "")
-    complaint = "cannot be decoded, or have a name that is not UTF-8"
-    if on_bad_image == "refuse":
-        raise UserError(
-            f"{len(bad)} of the files {complaint}: {named}; mend or remove them, or "
-            "leave them out with --on_bad_image=skip."
-        )
-    logger.warning("Left out %d files that %s: %s", len(bad), complaint, named)
 
 
 def _hold_out(split, holdout, seed):

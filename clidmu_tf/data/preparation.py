@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.errors import UserError
 
 
@@ -33,9 +34,9 @@ class Prepared:
     bad: collections.Counter
 
 
-def prepare(name, manual_dir, data_dir=None, size=0):
+def prepare(name, manual_dir, data_dir=None, size=0, max_pixels=MAX_PIXELS):
     """Prepares a data set, or finds that it is; see `clidmu_tf.data.prepare`."""
-    builder = _builder(name, data_dir, size)
+    builder = _builder(name, data_dir, size, max_pixels)
     if os.path.exists(builder.data_path):
         _check_size(builder, name, size)
         builder.warn()
@@ -62,7 +63,7 @@ def prepare(name, manual_dir, data_dir=None, size=0):
     )
 
 
-def _builder(name, data_dir, size):
+def _builder(name, data_dir, size, max_pixels):
     base, _, config = name.partition("/")
     if base not in BUILDERS:
         raise UserError(
@@ -75,7 +76,10 @@ def _builder(name, data_dir, size):
         names = ", ".join(f"{base}/{c}" for c in configs) or base
         raise UserError(f"--dataset={name} is unknown: use {names}.")
     return BUILDERS[base](
-        data_dir=data_dir or None, config=config or None, prepare_size=size
+        data_dir=data_dir or None,
+        config=config or None,
+        prepare_size=size,
+        max_pixels=max_pixels,
     )
 
 

@@ -5,6 +5,7 @@ import typing
 
 import numpy as np
 
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.records import Records
 
 if typing.TYPE_CHECKING:  # for runs on images need not wait for pandas
@@ -30,6 +31,7 @@ class Split:
             of images.
         resize_size: Of image files, the shorter side in pixels that they are resized
             to before a window is cut from them; 0 where none is cut.
+        max_pixels: Of image files, the most pixels that one is decoded of.
         contents: `(n,)` strings that tell rows of a table apart, whose ids are but
             their places; `None` where ids do.
     """
@@ -39,6 +41,7 @@ class Split:
     clean_labels: np.ndarray | None
     ids: np.ndarray
     resize_size: int = 0
+    max_pixels: int = MAX_PIXELS
     rows: "pandas.DataFrame | None" = None
     contents: np.ndarray | None = None
 

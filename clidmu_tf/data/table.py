@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from clidmu_tf.data.folder import CHANNELS, DEFAULT_SIZE, decodable, report_bad
+from clidmu_tf.data.check import CHANNELS, readable
+from clidmu_tf.data.decode import MAX_PIXELS
+from clidmu_tf.data.folder import DEFAULT_SIZE
 from clidmu_tf.data.identity import hold_out
 from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
@@ -117,6 +119,7 @@ def table(
     holdout=0.1,
     on_bad_image="refuse",
     seed=0,
+    max_pixels=MAX_PIXELS,
 ):
     """Reads a CSV file with a row an example, or a folder with `train.csv`, `test.csv`.
 
@@ -131,6 +134,7 @@ def table(
             of each class, at least one row. To add or remove a row moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
+        max_pixels: Image files of more pixels are bad ones, and not decoded.
 
     Raises:
         UserError: It can't be read so; the sentence says what is wrong.
@@ -140,7 +144,7 @@ def table(
     tables = [_read(file, columns, given) for file in files]
     if columns.image:
         tables = [
-            _with_images(rows, columns.image, file, on_bad_image)
+            rows[readable(_paths(rows, columns, file), on_bad_image, max_pixels)]
             for rows, file in zip(tables, files, strict=True)
         ]
     names, splits = _with_indices(tables, columns)
@@ -148,13 +152,13 @@ def table(
     if columns.image:
         side = image_size or DEFAULT_SIZE
         shape, preprocessing = (side, side, CHANNELS), None
-        around = files[0].parent
         train, test = (
             dataclasses.replace(
                 split,
-                inputs=_paths(split.rows[columns.image], around),
+                inputs=_paths(split.rows, columns, files[0]),
                 rows=None,
                 resize_size=resize_size,
+                max_pixels=max_pixels,
             )
             for split in (train, test)
         )
@@ -227,19 +231,9 @@ def _read(path, columns, given):
     return rows
 
 
-def _with_images(rows, column, path, on_bad_image):
-    """The rows whose images can be read."""
-    paths = _paths(rows[column], path.parent)
-    good = decodable(paths)
-    if not good.all():
-        bad = [p for p, ok in zip(paths, good, strict=True) if not ok]
-        report_bad(bad, on_bad_image)
-    return rows[good]
-
-
-def _paths(column, around):
-    """Whole paths of what a column names, from the file's folder on."""
-    return np.array([str(around / str(name)) for name in column], object)
+def _paths(rows, columns, file):
+    """Whole paths of the images that rows name, from the file's folder on."""
+    return np.array([str(file.parent / str(n)) for n in rows[columns.image]], object)
 
 
 def _with_indices(tables, columns):

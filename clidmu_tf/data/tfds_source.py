@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from clidmu_tf.data import index as indices
 from clidmu_tf.data.builders import BUILDERS
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.data.records import Records
 from clidmu_tf.data.sources import Source, Split
@@ -29,6 +30,7 @@ def from_tfds(
     test_split="",
     image_size=0,
     resize_size=0,
+    max_pixels=MAX_PIXELS,
     limit=0,
 ):
     """Reads a prepared TFDS data set of images.
@@ -45,6 +47,7 @@ def from_tfds(
         test_split: Split to report on; `""` for the first of the usual ones.
         image_size: Side to resize to; needed where images differ in size.
         resize_size: Shorter side of the images that a window is cut from; 0 for none.
+        max_pixels: The most pixels that an image is decoded of.
         limit: Keep the first so many training examples; 0 for all.
 
     Raises:
@@ -70,7 +73,7 @@ def from_tfds(
             f"--label_key={label_key}: choose columns of the same classes."
         )
     read = functools.partial(
-        _read, builder, image_key, columns, tuple(shape), resize_size
+        _read, builder, image_key, columns, tuple(shape), resize_size, max_pixels
     )
     try:
         _check_splits(builder, train_split, test_split)
@@ -145,7 +148,18 @@ def _test_split(builder, label_key):
     )
 
 
-def _read(builder, image_key, columns, shape, resize_size, name, label, clean, limit):
+def _read(
+    builder,
+    image_key,
+    columns,
+    shape,
+    resize_size,
+    max_pixels,
+    name,
+    label,
+    clean,
+    limit,
+):
     """Returns a split, its images in memory or as `Records`."""
     info, features = builder.info.splits[name], builder.info.features
     paths = [os.fspath(path) for path in info.filepaths]
@@ -158,6 +172,7 @@ def _read(builder, image_key, columns, shape, resize_size, name, label, clean, l
         index.labels[clean].astype("int64") if clean else None,
         index.ids,
         resize_size,
+        max_pixels,
     )
     if 0 < limit < len(split):
         split = split.take(np.arange(limit))

@@ -471,11 +471,23 @@ def test_tfds_files_that_are_gone_or_damaged_are_named(prepared, tmp_path):
     copy = shutil.copytree(prepared, tmp_path / "copy")
     (records,) = pathlib.Path(copy).rglob("*train.tfrecord*")
     records.write_bytes(records.read_bytes()[:-9])
-    with pytest.raises(UserError, match="cannot be read from.*prepare it again"):
+    with pytest.raises(UserError, match="cannot be read .*prepare it again"):
         load_tiny(copy)
     records.unlink()
-    with pytest.raises(UserError, match="cannot be read from.*prepare it again"):
+    with pytest.raises(UserError, match="cannot be read .*prepare it again"):
         load_tiny(copy)
+
+
+def test_tfds_images_that_were_damaged_since_are_named(prepared, tmp_path):
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    train = load_tiny(copy, image_size=4, resize_size=5).train
+    assert data.damaged(train) == []
+    (path,) = pathlib.Path(copy).rglob("*train.tfrecord*")
+    whole = path.read_bytes()
+    with open(path, "r+b") as file:
+        file.seek(whole.index(b"\x89PNG", whole.index(train.ids[3].encode()) - 200))
+        file.write(b"none")
+    assert len(data.damaged(train)) == 1
 
 
 def index_files():

@@ -139,6 +139,28 @@ def test_a_run_is_not_opened_with_other_data(task, finished, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["damaged", "gone"])
+def test_an_image_that_is_lost_in_mid_run_is_named(
+    what, finished, tmp_path, monkeypatch
+):
+    shutil.copytree(finished / "photos", tmp_path / "photos")
+    path = tmp_path / "photos" / "cat" / "3.png"
+    whole, write = path.read_bytes(), Workdir.write_source
+
+    def lose(*arguments):  # by now it has been checked
+        write(*arguments)
+        path.write_bytes(whole[:40]) if what == "damaged" else path.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workdir, "write_source", lose)
+        with pytest.raises(UserError, match="^1 images can't be read .*cat/3.png.: br"):
+            tasks.train(run(tmp_path))
+    path.write_bytes(whole)
+    tasks.train(run(tmp_path))
+    assert Workdir(tmp_path / "run").finished()
+
+
+@pytest.mark.slow
 def test_a_run_of_an_older_version_is_opened_as_ever(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "copy")
     Workdir(folder / "run").fingerprint.unlink()

@@ -3,7 +3,10 @@
 import contextlib
 import fcntl
 import io
+import json
 import logging
+import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -237,6 +240,81 @@ def test_two_at_once_are_refused(copy, tmp_path):
         message = refused(manual_dir=copy.root, data_dir=tmp_path)
     assert "is being prepared by another process" in message
     assert data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path).counts
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(copy, tmp_path):
+    """A file may grow no further, as on a disk that is full."""
+    root = shutil.copytree(copy.root, tmp_path / "root", symlinks=True)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), "uint8")
+    Image.fromarray(noise).save(root / "training" / "0_noise.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, limits[1]))
+    try:
+        message = refused(manual_dir=root, data_dir=tmp_path / "tfds")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "could not be prepared in" in message and "File too large" in message
+    assert "\n" not in message
+    left = [p.name for p in (tmp_path / "tfds").rglob("*") if p.is_file()]
+    assert left == [".preparing"]
+    found = data.prepare("animal10n", manual_dir=root, data_dir=tmp_path / "tfds")
+    assert found.counts["train"] == 6
+
+
+# --- prepared data that are damaged
+
+
+@pytest.fixture
+def folder(copy, tmp_path):
+    """A folder of prepared data, to be damaged."""
+    made = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
+    return made.path
+
+
+@pytest.mark.parametrize(
+    "name, contents",
+    [
+        ("dataset_info.json", b"{"),
+        ("dataset_info.json", b"{}"),
+        ("dataset_info.json", b"\xff\xfe\0"),
+        ("dataset_info.json", None),
+        ("features.json", b'{"pythonClassName": "'),
+        ("animal10n-test.tfrecord-00000-of-00001", None),
+    ],
+)
+def test_damaged_files_are_named_by_whoever_opens_them(name, contents, folder, copy):
+    path, data_dir = folder / name, folder.parents[1]
+    path.unlink() if contents is None else path.write_bytes(contents)
+    said = "cannot be read .*: remove that folder and prepare it again.$"
+    for open_it in (
+        lambda: data.load("animal10n", data_dir=data_dir, image_size=8),
+        lambda: data.prepare("animal10n", manual_dir=copy.root, data_dir=data_dir),
+    ):
+        with pytest.raises(UserError, match=f"^The data set in {folder} {said}"):
+            open_it()
+
+
+def test_an_empty_version_folder_is_no_data_set(copy, tmp_path):
+    (tmp_path / "animal10n" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match="is not prepared in"):
+        data.load("animal10n", data_dir=tmp_path, image_size=8)
+    made = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
+    assert made.counts == {"train": 5, "test": 5}
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_features_of_foreign_classes_are_not_imported(is_old, folder, monkeypatch):
+    (folder / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(folder)
+    text = (folder / "features.json").read_text()
+    own = "tensorflow_datasets.core.features.text_feature.Text"
+    if is_old:  # as TFDS wrote it before 4.4
+        parts = {"id": {"type": "trap.Text", "content": {}}}
+        features = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+        text = json.dumps({"type": features, "content": parts})
+    (folder / "features.json").write_text(text.replace(own, "trap.Text"))
+    with pytest.raises(UserError, match="class 'trap.Text', which is none of TFDS's"):
+        data.load("animal10n", data_dir=folder.parents[1], image_size=8)
 
 
 # --- the parts

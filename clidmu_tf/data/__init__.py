@@ -6,6 +6,7 @@ import typing
 
 import numpy as np
 
+from clidmu_tf.data.check import damaged
 from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.folder import folder
 from clidmu_tf.data.identity import Fingerprint
@@ -20,6 +21,7 @@ __all__ = [
     "Fingerprint",
     "Source",
     "Split",
+    "damaged",
     "evaluation_batches",
     "load",
     "prepare",

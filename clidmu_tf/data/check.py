@@ -1,5 +1,6 @@
 """Which image files can be read: each is decoded once before any is trained on."""
 
+import functools
 import logging
 import os
 
@@ -59,17 +60,38 @@ def decodable(paths, max_pixels):
     """
 
     def check(path):
-        if not is_utf8(path):
-            return False
-        try:
-            contents = tf.io.read_file(str(path))
-            with room_for(contents, max_pixels):
-                _decode(contents)
-        except (tf.errors.OpError, TooManyPixels):
-            return False
-        return True
+        return is_utf8(path) and _is_image(lambda: tf.io.read_file(path), max_pixels)
 
-    return np.array([*in_threads(check, paths)], bool)
+    return np.array([*in_threads(check, map(str, paths))], bool)
+
+
+def damaged(split):
+    """Returns the names of examples whose images can't be read, of those in files.
+
+    Args:
+        split: A `Split` that was whole when it was loaded.
+    """
+    if split.in_memory:
+        return []
+    if split.paths is not None:
+        return split.paths[~decodable(split.paths, split.max_pixels)].tolist()
+
+    def check(index):
+        read = functools.partial(split.inputs.image, index)
+        return _is_image(read, split.max_pixels)
+
+    good = np.array([*in_threads(check, range(len(split)))], bool)
+    return split.ids[~good].tolist()
+
+
+def _is_image(read, max_pixels):
+    try:
+        contents = read()
+        with room_for(contents, max_pixels):
+            _decode(contents)
+    except (tf.errors.OpError, OSError, TooManyPixels):
+        return False
+    return True
 
 
 # As a graph, as in training, whose errors are all of one kind, Pillow's among them.

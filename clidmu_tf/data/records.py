@@ -60,7 +60,13 @@ class Records:
     def images(self, indices):
         """The encoded images at these places, as a tensor of strings."""
         examples = tf.numpy_function(self.read, [indices], tf.string, stateful=False)
-        examples = tf.ensure_shape(examples, indices.shape)
+        return self._parsed(tf.ensure_shape(examples, indices.shape))
+
+    def image(self, index):
+        """The encoded image at one place, read now."""
+        return self._parsed(tf.constant(self.read([index])))[0]
+
+    def _parsed(self, examples):
         features = {self.image_key: tf.io.FixedLenFeature([], tf.string)}
         return tf.io.parse_example(examples, features)[self.image_key]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from clidmu_tf.data import index as indices
+from clidmu_tf.data import prepared
 from clidmu_tf.data.builders import BUILDERS
 from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.pipeline import evaluation_batches
@@ -81,10 +82,7 @@ def from_tfds(
         test_name = test_split or _test_split(builder, clean_label_key or label_key)
         test = read(test_name, clean_label_key or label_key, clean_label_key, 0)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--dataset={name} cannot be read from {builder.data_path} "
-            f"({str(error).splitlines()[0]}): prepare it again."
-        ) from error
+        raise prepared.damaged(builder.data_path, error) from error
     return Source(name, train, test, names, tuple(shape))
 
 
@@ -190,19 +188,9 @@ def _prepared(name, data_dir):
         raise UserError(f"--dataset={name!r} is no name of a data set.")
     place = data_dir or "the default data_dir"
     option = f" --data_dir {data_dir}" if data_dir else ""
-    try:
-        # Local files alone: without this TFDS asks a bucket in the network first.
-        builder = tfds.core.load.read_only_builder.builder_from_files(
-            name, data_dir=data_dir
-        )
-    except tfds.core.DatasetNotFoundError:
-        pass
-    except Exception as error:  # of many kinds, for files that are damaged
-        raise UserError(
-            f"--dataset={name} cannot be read from {place} "
-            f"({str(error).splitlines()[0]}): prepare it again."
-        ) from error
-    else:
+    folder = prepared.find(name, data_dir)
+    if folder is not None:
+        builder = prepared.open_builder(folder)
         if builder.info.file_format != tfds.core.file_adapters.FileFormat.TFRECORD:
             raise UserError(
                 f"--dataset={name} is stored as {builder.info.file_format.value}, and "

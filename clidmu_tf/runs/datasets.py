@@ -1,5 +1,6 @@
 """The data of a run: a source with its noise and holdout, and its batches."""
 
+import contextlib
 import dataclasses
 import logging
 import textwrap
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
 MOST_CLASSES = 10
+MOST_NAMED = 3  # images in a sentence
 COLUMNS = 100  # of a terminal
 OF_IMAGES = ("augment", "image_size", "resize_size")
 UNLABELED_SEED = 2 * 10**6
@@ -201,6 +203,33 @@ def account(source: Source) -> str:
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         lines.append(f"Ignored, as no images: {ignored}.")
     return "\n".join(textwrap.fill(line, COLUMNS) for line in lines)
+
+
+@contextlib.contextmanager
+def naming_damage(source: Source) -> Iterator[None]:
+    """Names the images that a run could not read, though they were whole once.
+
+    Args:
+        source: What it reads.
+
+    Raises:
+        UserError: There are such.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        parts = (source.train, source.test, source.holdout, source.unlabeled)
+        found = [name for part in parts if part for name in data.damaged(part)]
+        if not found:
+            raise
+        named = ", ".join(found[:MOST_NAMED]) + (
+            ", …" if len(found) > MOST_NAMED else ""
+        )
+        raise UserError(
+            f"{len(found)} images can't be read any more, though they were whole when "
+            f"the run began ({named}): bring them back as they were, and the same "
+            "command goes on."
+        ) from error
 
 
 def wrong_share(split: Split) -> float | None:

@@ -128,11 +128,14 @@ def test_folder_reads_every_kind_of_jpeg_and_png(root, name):
 def corrupt(path, kind):
     paint(path, format="jpeg", size=(60, 60))
     whole = path.read_bytes()
-    contents = {"text": b"no image", "empty": b"", "cut": whole[: len(whole) // 2]}
+    contents = {
+        **{"text": b"no image", "empty": b"", "cut": whole[: len(whole) // 2]},
+        "start of a PNG": b"\x89PNG\r\n",
+    }
     path.write_bytes(contents[kind])
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "cut"])
+@pytest.mark.parametrize("kind", ["text", "empty", "cut", "start of a PNG"])
 def test_corrupt_image_is_named_or_left_out(root, kind, caplog):
     corrupt(root / "cat" / "broken.jpg", kind)
     with pytest.raises(UserError, match=r"cat/broken\.jpg.*--on_bad_image=skip"):

@@ -106,7 +106,9 @@ def count_pixels(contents):
     """
 
     def of_png():
-        sides = tf.strings.substr(contents, 16, 8)  # those of the first chunk
+        # Those of the first chunk; of a file that ends before it, none.
+        start = tf.strings.substr(contents, 0, 24) + b"\0" * 24
+        sides = tf.strings.substr(start, 16, 8)
         return tf.io.decode_raw(sides, tf.int32, little_endian=False)
 
     def of_others():

@@ -84,6 +84,7 @@ def folder(
     return Source(
         *("folder", train, test, names, (size, size, CHANNELS)),
         test_is_given=layout.test is None,
+        is_held_out=layout.test is None,
         ignored=dict(ignored),
         reading=str(layout),
     )

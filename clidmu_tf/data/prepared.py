@@ -22,10 +22,19 @@ def find(name, data_dir=None):
     Args:
         name: Name, with config and version if need be: `"webvision/mini:1.0.0"`.
         data_dir: TFDS's folder; `None` for its default.
+
+    Raises:
+        UserError: There are several, or what is there cannot be read.
     """
     # Not in public: what is opens what it finds, or asks a bucket in the network first.
-    with error_utils.record_error_context():
-        return read_only_builder._find_builder_dir(name, data_dir=data_dir)
+    try:
+        with error_utils.record_error_context():
+            return read_only_builder._find_builder_dir(name, data_dir=data_dir)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"--dataset={name} cannot be looked for in --data_dir={data_dir or ''} "
+            f"({_reason(error)}): mend that, or name another."
+        ) from error
 
 
 def open_builder(folder):
@@ -49,12 +58,15 @@ def open_builder(folder):
 
 def damaged(folder, error):
     """The UserError that says so of a folder of prepared data."""
-    said = re.sub(r"{{.*?}} | \[Op:.*", "", str(error)).strip()  # by graphs, of nodes
-    reason = (said or type(error).__name__).splitlines()[0].rstrip(".")
     return UserError(
-        f"The data set in {folder} cannot be read ({reason}): remove that folder and "
-        "prepare it again."
+        f"The data set in {folder} cannot be read ({_reason(error)}): remove that "
+        "folder and prepare it again."
     )
+
+
+def _reason(error):
+    said = re.sub(r"{{.*?}} | \[Op:.*", "", str(error)).strip()  # by graphs, of nodes
+    return (said or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _class_names(value):

@@ -95,6 +95,8 @@ class Source:
         preprocessing: Of a table, what makes inputs of its rows, else `None`.
         test_is_given: Whether the labels to report on are given ones, as wrong as
             those to train on, since nobody knows the truth.
+        is_held_out: Whether the examples to report on were drawn from those that there
+            were to train on.
         ignored: Of what is not read, how many files there are by kind.
         reading: Of a folder, a sentence that says how it was understood.
         unlabeled: Examples to train on without their labels, or `None`.
@@ -108,6 +110,7 @@ class Source:
     holdout: Split | None = None
     preprocessing: "Preprocessing | None" = None
     test_is_given: bool = False
+    is_held_out: bool = False
     ignored: dict = dataclasses.field(default_factory=dict)
     reading: str = ""
     unlabeled: Split | None = None

@@ -180,6 +180,7 @@ def table(
         shape,
         preprocessing=preprocessing,
         test_is_given=len(files) == 1 and not columns.clean_label,
+        is_held_out=len(files) == 1,
     )
 
 

@@ -24,6 +24,11 @@ META_SEED = 10**6
 MOST_CLASSES = 10
 MOST_NAMED = 3  # images in a sentence
 COLUMNS = 100  # of a terminal
+# What TensorFlow raises for files that are gone or damaged, if not for them alone.
+OF_FILES = (
+    *(tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError),
+    *(tf.errors.PermissionDeniedError, tf.errors.DataLossError),
+)
 OF_IMAGES = ("augment", "image_size", "resize_size")
 UNLABELED_SEED = 2 * 10**6
 
@@ -217,7 +222,8 @@ def naming_damage(source: Source) -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.OpError as error:
+    except OF_FILES as error:
+        logger.info("Something could not be read: looking for it in all of the data.")
         parts = (source.train, source.test, source.holdout, source.unlabeled)
         found = [name for part in parts if part for name in data.damaged(part)]
         if not found:
@@ -226,8 +232,8 @@ def naming_damage(source: Source) -> Iterator[None]:
             ", …" if len(found) > MOST_NAMED else ""
         )
         raise UserError(
-            f"{len(found)} images can't be read any more, though they were whole when "
-            f"the run began ({named}): bring them back as they were, and the same "
+            "Images that were whole when the run began can't be read any more "
+            f"({len(found)}: {named}): bring them back as they were, and the same "
             "command goes on."
         ) from error
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import pathlib
 
@@ -13,6 +14,8 @@ from clidmu_tf.data import Fingerprint
 from clidmu_tf.errors import UserError
 from clidmu_tf.files import read_arrays, write_arrays, write_json, write_text
 from clidmu_tf.runs import config as config_module
+
+logger = logging.getLogger(__name__)
 
 # What may differ between a run and its continuation.
 FREE = (
@@ -224,7 +227,13 @@ class Workdir:
             source: The `Source`, as it was loaded.
             but_test: Whether the examples to test on may be other ones.
         """
-        if not self.fingerprint.exists():  # as of a run of version 0.1
+        if not self.fingerprint.exists():
+            if self.config.exists() and source.is_held_out:
+                logger.warning(
+                    "%s holds a run of an older version, which held out other "
+                    "examples: some of those that are tested on now it has seen.",
+                    self.path,
+                )
             return
         before = Fingerprint(**read_arrays(self.fingerprint))
         changes = before.changes(Fingerprint.of(source), but_test)

@@ -264,11 +264,17 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(copy, tmp_path):
 # --- prepared data that are damaged
 
 
+@pytest.fixture(scope="module")
+def prepared(copy, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("prepared")
+    data.prepare("animal10n", manual_dir=copy.root, data_dir=data_dir)
+    return data_dir
+
+
 @pytest.fixture
-def folder(copy, tmp_path):
+def folder(prepared, tmp_path):
     """A folder of prepared data, to be damaged."""
-    made = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
-    return made.path
+    return shutil.copytree(prepared, tmp_path / "data") / "animal10n" / "1.0.0"
 
 
 @pytest.mark.parametrize(

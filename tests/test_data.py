@@ -183,6 +183,18 @@ def test_a_bomb_is_not_decoded(root):
         load(root)
 
 
+def test_images_of_a_csv_file_are_limited_too(root):
+    (root / "cat" / "bomb.png").write_bytes(bomb())
+    names = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    rows = [f"{name},{name.parent}" for name in names]
+    (root / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    how = {"data_dir": root / "labels.csv", "image_column": "file"}
+    with pytest.raises(UserError, match="cat/bomb.png; mend or remove"):
+        data.load("csv", **how)
+    source = data.load("csv", on_bad_image="skip", **how)
+    assert len(source.train) + len(source.test) == 12
+
+
 def test_an_image_that_grew_since_it_was_checked_is_not_decoded(root):
     source = load(root, max_pixels=120)
     paint(root / "cat" / "00.png", size=(13, 11))

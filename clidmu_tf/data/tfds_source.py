@@ -73,9 +73,8 @@ def from_tfds(
             f"--clean_label_key={clean_label_key} has other classes than "
             f"--label_key={label_key}: choose columns of the same classes."
         )
-    read = functools.partial(
-        _read, builder, image_key, columns, tuple(shape), resize_size, max_pixels
-    )
+    decoded = {"resize_size": resize_size, "max_pixels": max_pixels}
+    read = functools.partial(_read, builder, image_key, columns, tuple(shape), decoded)
     try:
         _check_splits(builder, train_split, test_split)
         train = read(train_split, label_key, clean_label_key, limit)
@@ -146,18 +145,7 @@ def _test_split(builder, label_key):
     )
 
 
-def _read(
-    builder,
-    image_key,
-    columns,
-    shape,
-    resize_size,
-    max_pixels,
-    name,
-    label,
-    clean,
-    limit,
-):
+def _read(builder, image_key, columns, shape, decoded, name, label, clean, limit):
     """Returns a split, its images in memory or as `Records`."""
     info, features = builder.info.splits[name], builder.info.features
     paths = [os.fspath(path) for path in info.filepaths]
@@ -169,12 +157,11 @@ def _read(
         index.labels[label].astype("int64"),
         index.labels[clean].astype("int64") if clean else None,
         index.ids,
-        resize_size,
-        max_pixels,
+        **decoded,
     )
     if 0 < limit < len(split):
         split = split.take(np.arange(limit))
-    if resize_size or len(split) * np.prod(shape) > MEMORY:
+    if split.resize_size or len(split) * np.prod(shape) > MEMORY:
         return split
     images = np.empty((len(split), *shape), "uint8")
     batches = evaluation_batches(split, batch_size=500, image_shape=shape)

@@ -49,16 +49,20 @@ def train(config: Config, is_trial: bool = False) -> None:
         experiment.check_warmup()
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
     if chief:
+        workdir.check_data(experiment.loaded)
         workdir.claim(config)
+        workdir.write_fingerprint(experiment.loaded)
         workdir.write_source(experiment.described, experiment.preprocessing)
         if not is_trial:
             print(datasets.account(experiment.source))
         if config.unused() and not is_trial:
             unused = " ".join(config.unused())
             print(f"--method={config.method} makes no use of {unused}.")
-    snapshots, rows = training.fit(experiment, workdir, is_trial)
-    if chief:
-        outcome.finish(experiment, workdir, snapshots, rows, is_trial, config.beside)
+    with datasets.naming_damage(experiment.source):
+        snapshots, rows = training.fit(experiment, workdir, is_trial)
+        if chief:
+            beside = config.beside
+            outcome.finish(experiment, workdir, snapshots, rows, is_trial, beside)
     strategies.leave_together(strategy)
 
 
@@ -72,6 +76,8 @@ def evaluate(config: Config) -> None:
             "first, by --task=train."
         )
     source = Experiment(trained).loaded
+    is_other_split = trained.test_split != workdir.read_config().test_split
+    workdir.check_data(source, but_test=is_other_split)
     reader = Reader(source, trained.batch_size)
     what = outcome.measured_on(source.test_is_given)
     for name, path in [
@@ -79,7 +85,9 @@ def evaluate(config: Config) -> None:
         ("snapshot ensemble", workdir.export_ensemble),
     ]:
         raw = reader.raw_in_order(source.test)
-        accuracy, top5, count = evaluation.evaluate_served(export.load(path), raw)
+        served = export.load(path)
+        with datasets.naming_damage(source):
+            accuracy, top5, count = evaluation.evaluate_served(served, raw)
         has_top5 = evaluation.top5_metrics(len(source.class_names))
         more = f", top-5 {top5:.4f}" if has_top5 else ""
         print(f"{name:<18} accuracy {accuracy:.4f}{more} on {count} {what}")
@@ -106,11 +114,15 @@ def audit_task(config: Config) -> None:
     """Audits the training labels of a workdir by its last checkpoint."""
     workdir = Workdir(config.workdir)
     experiment = Experiment(settings_of(workdir, config))
+    workdir.check_data(experiment.loaded, but_test=True)  # an audit reads none
     _, rows = training.restore(experiment, workdir)
-    snapshots = experiment.snapshots(workdir.checkpoints)
-    snapshots.restore(before_epoch=len(rows))
-    model, title = experiment.model, experiment.title
-    issues = label_issues.write(model, experiment.data, snapshots, rows, workdir, title)
+    with datasets.naming_damage(experiment.source):
+        snapshots = experiment.snapshots(workdir.checkpoints)
+        snapshots.restore(before_epoch=len(rows))
+        issues = label_issues.write(
+            *(experiment.model, experiment.data, snapshots, rows, workdir),
+            experiment.title,
+        )
     print(
         f"{issues.is_label_issue.sum()} of {len(issues)} labels are likely wrong: see "
         f"{workdir.report} and {workdir.label_issues}"

@@ -404,19 +404,23 @@ def assert_refused(call, *words, error=ValueError):
         assert word in message
 
 
-def illegal(setting):
-    """Values beyond each of a setting's bounds, and NaN."""
+def illegal(declared):
+    """Values beyond each of a setting's bounds, and what is no number of its kind."""
+    setting = declared.setting
     beyond = [setting.above, setting.below]
     beyond += [None if setting.least is None else setting.least - 1]
     beyond += [None if setting.most is None else setting.most + 1]
     values = [value for value in beyond if value is not None]
-    return ["nonsense"] if setting.choices else [*values, math.nan] if values else []
+    if setting.choices:
+        return ["nonsense"]
+    values += [0.5] if declared.type is int else []
+    return [*values, math.nan, math.inf] if declared.type in (int, float) else values
 
 
 def test_values_out_of_range_are_refused_by_name(case):
     flags = {name: flag for flag, (name, _) in flags_of(case.name).items()}
     for name, declared in settings_of(case.method).items():
-        for value in illegal(declared.setting):
+        for value in illegal(declared):
             make = functools.partial(case.method, classifier(), **{name: value})
             assert_refused(make, f"{name} must be", repr(value))
             flag = flags[name]

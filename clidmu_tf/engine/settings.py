@@ -14,6 +14,8 @@ help, and the range that a search takes.
 
 import dataclasses
 import inspect
+import math
+import numbers
 import typing
 
 # What every method takes beside its settings.
@@ -77,6 +79,15 @@ class Declared:
     type: type
     default: typing.Any
 
+    def check(self, name: str, value: typing.Any) -> None:
+        """Raises a ValueError, with the value and the way out, where it is none."""
+        if self.type in (int, float):
+            is_finite = isinstance(value, numbers.Real) and math.isfinite(value)
+            if not is_finite or (self.type is int and value != int(value)):
+                kind = "a whole number" if self.type is int else "a finite number"
+                raise ValueError(f"{name} must be {kind}; received {value!r}.")
+        self.setting.check(name, value)
+
 
 def settings_of(method: type) -> dict[str, Declared]:
     """Returns the settings that a method's constructor declares, by name, in order.
@@ -134,4 +145,4 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
     given = {**given, **given.get("kwargs", {})}
     for name, declared in settings_of(method).items():
         if name in given:
-            declared.setting.check(name, given[name])
+            declared.check(name, given[name])

@@ -232,7 +232,7 @@ class Config(OfMethods):
                 _check(field, getattr(self, field.name))
         for flag, (_, declared) in flags_of(self.full_method).items():
             try:
-                declared.setting.check(f"--{flag}", getattr(self, flag))
+                declared.check(f"--{flag}", getattr(self, flag))
             except ValueError as error:
                 raise UserError(str(error)) from None
         least = self.method_class.least_batch

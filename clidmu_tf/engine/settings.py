@@ -18,6 +18,8 @@ import math
 import numbers
 import typing
 
+import numpy as np
+
 # What every method takes beside its settings.
 OF_METHODS = ("feature_layer", "class_names", "seed", "name")
 OF_KERAS = ("dtype", "trainable")
@@ -82,10 +84,12 @@ class Declared:
     def check(self, name: str, value: typing.Any) -> None:
         """Raises a ValueError, with the value and the way out, where it is none."""
         if self.type in (int, float):
-            is_finite = isinstance(value, numbers.Real) and math.isfinite(value)
-            if not is_finite or (self.type is int and value != int(value)):
-                kind = "a whole number" if self.type is int else "a finite number"
-                raise ValueError(f"{name} must be {kind}; received {value!r}.")
+            is_number = isinstance(value, numbers.Real | np.ndarray)
+            number = float(value) if is_number else math.nan
+            if self.type is int and not number.is_integer():
+                raise ValueError(f"{name} must be a whole number; received {value!r}.")
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number; received {value!r}.")
         self.setting.check(name, value)
 
 

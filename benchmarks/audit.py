@@ -10,6 +10,8 @@ same settings for as many epochs:
 
 - CLID-MU audit: `clidmu.audit` of the network that was trained on these labels.
 - loss ranking: the cross-entropy of each label after plain training on all of them.
+- area under the margin: the mean over the epochs of that training of how far the given
+  class's logit is above the largest other (Pleiss et al., NeurIPS 2020).
 - cleanlab, network: cleanlab's label quality and label issues, with its defaults, of
   5-fold out-of-fold probabilities of that network, trained by cross-entropy.
 - cleanlab, SVM: the same of scikit-learn's SVC (on digits alone).
@@ -53,8 +55,6 @@ CIFAR = {
     "backbone": "small_cnn",
     "augment": "flip,crop",
     "epochs": 20,
-    "meta_learning_rate": 1e-4,
-    "warmup_epochs": 4,
 }
 
 
@@ -103,6 +103,27 @@ def loss_ranking(config, source):
     return probabilities(model, x)[np.arange(len(y)), y], None
 
 
+class Margins(keras.callbacks.Callback):
+    """The mean over the epochs of each given label's margin."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y, self.sum = x, y, 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        logits = self.model.classifier.predict(self.x, batch_size=500, verbose=0)
+        is_given = np.eye(logits.shape[1], dtype=bool)[self.y]
+        others = np.where(is_given, -np.inf, logits).max(axis=1)
+        self.sum += logits[is_given] - others
+
+
+def area_under_the_margin(config, source):
+    margins = Margins(*in_memory(source.train))
+    plain = Experiment(config.replace(method="cross_entropy"), source=source)
+    train(plain, [margins])
+    return margins.sum, None
+
+
 def cleanlab_network(config, source):
     found = np.zeros((len(source.train), len(source.class_names)))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=config.seed)
@@ -140,6 +161,7 @@ def in_memory(split):
 WAYS = {
     "CLID-MU audit": clid_mu_audit,
     "loss ranking": loss_ranking,
+    "area under the margin": area_under_the_margin,
     "cleanlab, network": cleanlab_network,
     "cleanlab, SVM": cleanlab_svm,
 }

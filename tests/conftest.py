@@ -2,12 +2,17 @@
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 
 # Read when TensorFlow is imported, and passed on to what a test starts.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["MPLBACKEND"] = "agg"
+# The user's cache is left alone, but for matplotlib's fonts: they take seconds.
+os.environ.setdefault("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"
@@ -41,3 +46,8 @@ def pytest_collection_finish():
     """Each test collects garbage; what the imports left is none, and takes 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure():
+    """Leaves nothing of the cache behind."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])

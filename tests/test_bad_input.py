@@ -458,7 +458,7 @@ CALLS = r"""
     model.h5 is of the old HDF5 format, which does not hold a method's own state: save to a .keras file.
 >>> clidmu.CLID(temperature=0)
 >>> clidmu.SnapshotEnsemble(x, temperature=0)
-    temperature must be above 0; received temperature=0.
+    temperature must be above 0 …
 >>> clidmu.SnapshotEnsemble(x, k=0)
     k must be 1 or more; received k=0.
 >>> clidmu.SnapshotEnsemble(x).ensemble()
@@ -466,7 +466,7 @@ CALLS = r"""
 >>> clidmu.audit(model, x, y, snapshots=clidmu.SnapshotEnsemble(x))
     No epoch was trained yet, so there is no snapshot.
 >>> clidmu.ValidationCLID(x, temperature=-1)
-    temperature must be above 0; received temperature=-1.
+    temperature must be above 0 …
 >>> clidmu.WNet(0)
     hidden_units must be 1 or more; received 0.
 >>> clidmu.GCE(dense(), q=0)

@@ -234,6 +234,32 @@ def test_validation_split_callbacks_and_logs():
     np.testing.assert_allclose(found["clid"], history["val_clid"][-1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "fit, name",
+    [
+        (lambda model, x, y: model.fit(x, y, batch_size=1), "batch_size"),
+        (lambda model, x, y: model.fit(batches_of(1, x, y)), "batch_size"),
+        (
+            lambda model, x, y: model.fit(x, y, meta_data=x, meta_batch_size=1),
+            "meta_batch_size",
+        ),
+        (
+            lambda model, x, y: model.fit(x, y, meta_data=batches_of(1, x)),
+            "meta_batch_size",
+        ),
+    ],
+)
+def test_batches_of_one_which_no_weight_can_be_learnt_of_are_refused(fit, name):
+    with pytest.raises(ValueError, match=f"^{name} must be 2 or more, since .* 1.$"):
+        fit(compiled_model(), *table())
+
+
+def batches_of(size, *arrays):
+    arrays = arrays if len(arrays) > 1 else arrays[0]
+    dataset = tf.data.Dataset.from_tensor_slices(arrays)
+    return dataset.batch(size, drop_remainder=True)
+
+
 def test_meta_data_with_labels_is_what_the_objective_sees():
     x, y = table()
     generator = np.random.default_rng(0)

@@ -46,3 +46,26 @@ def test_another_network_is_refused(tmp_path):
     classifier = backbones.build("MobileNetV2", SHAPE, num_classes=3, seed=1)
     with pytest.raises(UserError, match="does not fit --backbone=MobileNetV2"):
         models.load_weights(classifier, str(tmp_path / "other.keras"))
+
+
+def test_weights_of_other_classes_give_all_but_the_head(tmp_path, caplog):
+    caplog.set_level("INFO", "clidmu_tf")
+    trained = backbones.build("small_cnn", SHAPE, num_classes=7, seed=1)
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    classifier = backbones.build("small_cnn", SHAPE, num_classes=3, seed=2)
+    head = classifier.layers[-1].get_weights()
+    models.load_weights(classifier, str(tmp_path / "trained.weights.h5"))
+    pairs = zip(classifier.layers[:-1], trained.layers[:-1], strict=True)
+    assert all(same(mine, theirs) for mine, theirs in pairs)
+    assert np.array_equal(classifier.layers[-1].get_weights()[0], head[0])
+    assert "Took the weights of block1_conv, " in caplog.text
+
+
+def test_weights_that_fit_but_for_a_layer_are_refused_and_none_taken(tmp_path):
+    trained = backbones.build("small_cnn", (32, 32, 1), num_classes=3, seed=1)
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    classifier = backbones.build("small_cnn", SHAPE, num_classes=3, seed=2)
+    before = classifier.get_weights()
+    with pytest.raises(UserError, match="no weights for the layer 'block1_conv'"):
+        models.load_weights(classifier, str(tmp_path / "trained.weights.h5"))
+    assert all(map(np.array_equal, classifier.get_weights(), before))

@@ -136,9 +136,11 @@ def test_clid_metric_is_the_mean_over_batches():
     assert clidmu.CLID.from_config(metric.get_config()).temperature == 0.3
 
 
-def test_clid_metric_refuses_a_temperature_of_zero():
-    with pytest.raises(ValueError, match="above 0; received temperature=0"):
-        clidmu.CLID(temperature=0)
+@pytest.mark.parametrize("temperature", [0, np.inf, np.nan])
+def test_clid_metric_refuses_a_temperature_that_is_none(temperature):
+    words = f"above 0 and finite; received temperature={temperature}"
+    with pytest.raises(ValueError, match=words):
+        clidmu.CLID(temperature=temperature)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,11 @@ def test_clid_metric_refuses_a_temperature_of_zero():
 def test_labels_that_are_none_are_named(labels, words):
     with pytest.raises(ValueError, match=words):
         check_labels(labels, 3)
+
+
+def test_label_between_two_classes_is_no_target():
+    targets = to_targets([1.0, 1.9, -0.5, np.nan], 3)
+    np.testing.assert_array_equal(targets, [[0, 1, 0], *[[np.nan] * 3] * 3])
 
 
 def test_soft_label_below_zero_is_no_target():

@@ -77,6 +77,10 @@ class Case:
         arguments["run_eagerly"] = run_eagerly
         return feeds.compiled(self.method, classifier(with_state), STEPS, **arguments)
 
+    def plain_model(self, **how):
+        """One without masks, which XLA draws otherwise, and without a warm-up."""
+        return feeds.compiled(self.method, classifier(), warmup=0, **how)
+
     def fit_arrays(self, model, first=0, last=EPOCHS):
         further = feeds.further_data(self.method, X, Y, BATCH, first * STEPS)
         return model.fit(
@@ -128,6 +132,22 @@ class Case:
         return model
 
     @functools.cached_property
+    def plain_steps(self):
+        """What eager steps come to, and the last of them: its function and tensors."""
+        model, seen = self.plain_model(run_eagerly=True), []
+
+        def compute_of(kind):
+            def compute(*tensors):
+                seen.append((model.pure_step(kind), tensors))
+                return seen[-1][0](*tensors)
+
+            return compute
+
+        model.compute = compute_of
+        self.fit_arrays(model)
+        return state_of(model), seen[-1]
+
+    @functools.cached_property
     def from_dataset(self):
         """What a fit to a dataset comes to, with a checkpoint after every step."""
         with pytest.MonkeyPatch.context() as patch:
@@ -143,9 +163,39 @@ def fresh_session():
     keras.utils.set_random_seed(0)
 
 
+# What decides how the engine runs a step, as graph, under XLA and over replicas.
+OF_STEPS = ("step", "draws", "prepare", "memory", "build_memory", "values")
+
+
+def one_of_each():
+    """Names of methods, of those whose steps are run alike the first alone.
+
+    The others bring another loss to the same step, or other data.
+    """
+    kinds = {}
+    for name in [*METHODS, *JOINED]:
+        method = method_of(name)
+        kinds.setdefault(tuple(getattr(method, part) for part in OF_STEPS), name)
+    return list(kinds.values())
+
+
+ONE_OF_EACH = one_of_each()
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """The case of a method, made once however many tests ask for it."""
+    return functools.cache(lambda name: Case(name, tmp_path_factory.mktemp(name)))
+
+
 @pytest.fixture(scope="module", params=[*METHODS, *JOINED])
-def case(request, tmp_path_factory):
-    return Case(request.param, tmp_path_factory.mktemp(request.param))
+def case(request, cases):
+    return cases(request.param)
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
+def a_case(request, cases):
+    return cases(request.param)
 
 
 # --- one training, however it is run
@@ -155,20 +205,28 @@ def test_arrays_and_a_dataset_train_alike(case):
     assert_same(state_of(case.from_arrays), case.from_dataset)
 
 
-def test_steps_in_a_graph_are_the_eager_ones(case):
-    model = case.model(run_eagerly=False)
-    case.fit_arrays(model)
-    assert_same(state_of(model), case.from_dataset, 1e-5)
+def test_steps_in_a_graph_are_the_eager_ones(a_case):
+    model = a_case.model(run_eagerly=False)
+    a_case.fit_arrays(model)
+    assert_same(state_of(model), a_case.from_dataset, 1e-5)
 
 
-def test_steps_under_xla_are_the_eager_ones(case):
-    found = []
-    for how in ({"jit_compile": True}, {"run_eagerly": True}):
-        # Without masks, which XLA draws otherwise, and no warm-up, to compile less.
-        model = feeds.compiled(case.method, classifier(), warmup=0, **how)
-        case.fit_arrays(model)
-        found.append(state_of(model))
-    assert_same(*found, 2e-5)
+def test_steps_under_xla_are_the_eager_ones(a_case):
+    model = a_case.plain_model(jit_compile=True)
+    a_case.fit_arrays(model)
+    eager, _ = a_case.plain_steps
+    assert_same(state_of(model), eager, 2e-5)
+
+
+def test_xla_need_not_compile_anew_for_the_values_of_a_batch(a_case):
+    _, (step, tensors) = a_case.plain_steps
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    captured = compiled.get_concrete_function(*tensors).captured_inputs
+    hlo = compiled.experimental_get_compiler_ir(*tensors)(stage="hlo")
+    # Whatever XLA must know to compile is no parameter, but written into the program.
+    found = hlo[hlo.index("ENTRY") :].count(" parameter(")
+    given = [value for value in tf.nest.flatten(tensors) if value is not None]
+    assert found == len(given) + len(captured)
 
 
 def test_a_killed_training_ends_as_the_whole_one(case):
@@ -210,15 +268,15 @@ def on_devices(tmp_path_factory):
             {**settings, "method": name, "strategy": where, "eager": where == "none"},
             folder / f"{name}.{where}.npz",
         )
-        for name, where in itertools.product([*METHODS, *JOINED], ("none", "mirrored"))
+        for name, where in itertools.product(ONE_OF_EACH, ("none", "mirrored"))
     ]
     finish(start(jobs), timeout=900)
     return folder
 
 
-def test_two_replicas_make_the_update_of_one_device(case, on_devices):
+def test_two_replicas_make_the_update_of_one_device(a_case, on_devices):
     one, two = (
-        dict(np.load(on_devices / f"{case.name}.{strategy}.npz"))
+        dict(np.load(on_devices / f"{a_case.name}.{strategy}.npz"))
         for strategy in ("none", "mirrored")
     )
     assert_same(one, two, 2e-5)
@@ -237,13 +295,13 @@ def small_network(name, input_shape, num_classes, seed=0, vocabulary_size=0):
     )
 
 
-def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
+def test_the_command_line_trains_as_fit_does(a_case, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "build", small_network)
-    waits = feeds.short_settings(case.method, warmup=1)  # an epoch
-    flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
-    count = 1 + case.method.takes_unlabeled_data
+    waits = feeds.short_settings(a_case.method, warmup=1)  # an epoch
+    flags = {flag: name for flag, (name, _) in flags_of(a_case.name).items()}
+    count = 1 + a_case.method.takes_unlabeled_data
     config = Config(
-        **case.flags,
+        **a_case.flags,
         workdir=str(tmp_path / "run"),
         train_examples=count * EXAMPLES,
         num_labels=EXAMPLES if count > 1 else 0,
@@ -262,10 +320,10 @@ def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
     peer = {}
-    if case.method.num_networks > 1:
+    if a_case.method.num_networks > 1:
         peer = {"peer": small_network("", network.input_shape[1:], 10, feeds.SEED + 1)}
     model = feeds.compiled(
-        case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
+        a_case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
     )
     data = experiment.fit_arguments()
     model.fit(**data, epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0)
@@ -346,19 +404,23 @@ def assert_refused(call, *words, error=ValueError):
         assert word in message
 
 
-def illegal(setting):
-    """Values beyond each of a setting's bounds, and NaN."""
+def illegal(declared):
+    """Values beyond each of a setting's bounds, and what is no number of its kind."""
+    setting = declared.setting
     beyond = [setting.above, setting.below]
     beyond += [None if setting.least is None else setting.least - 1]
     beyond += [None if setting.most is None else setting.most + 1]
     values = [value for value in beyond if value is not None]
-    return ["nonsense"] if setting.choices else [*values, math.nan] if values else []
+    if setting.choices:
+        return ["nonsense"]
+    values += [0.5] if declared.type is int else []
+    return [*values, math.nan, math.inf] if declared.type in (int, float) else values
 
 
 def test_values_out_of_range_are_refused_by_name(case):
     flags = {name: flag for flag, (name, _) in flags_of(case.name).items()}
     for name, declared in settings_of(case.method).items():
-        for value in illegal(declared.setting):
+        for value in illegal(declared):
             make = functools.partial(case.method, classifier(), **{name: value})
             assert_refused(make, f"{name} must be", repr(value))
             flag = flags[name]

@@ -1,8 +1,12 @@
 """Preparing: what it says, what it leaves, and that it may be cut off."""
 
+import contextlib
 import fcntl
 import io
+import json
 import logging
+import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 
 import layouts
 from clidmu_tf import data
+from clidmu_tf.data import threads
 from clidmu_tf.data.builders import Webvision, files, manual
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import tasks as run
@@ -146,6 +151,40 @@ def test_prepare_size_brings_the_shorter_side_down_and_never_up(tmp_path):
     assert "--prepare_size=45; received 0" in other
 
 
+def test_images_of_too_many_pixels_are_left_out_by_their_headers(
+    copy, tmp_path, monkeypatch
+):
+    decoded, to_store = [], files.to_store
+
+    def note(data, size):
+        decoded.append(area(data))
+        return to_store(data, size)
+
+    monkeypatch.setattr(files, "to_store", note)
+    sizes = {
+        split: {name: area(image) for name, (_, image) in images.items()}
+        for split, images in copy.good.items()
+    }
+    limit = max(min(areas.values()) for areas in sizes.values())
+    made = data.prepare(
+        "animal10n", manual_dir=copy.root, data_dir=tmp_path, max_pixels=limit
+    )
+    large = {
+        f"{split}\t{files.TOO_LARGE}\t{name}"
+        for split, areas in sizes.items()
+        for name, size in areas.items()
+        if size > limit
+    }
+    assert large and large <= set(made.report.read_text().splitlines())
+    assert max(decoded) <= limit
+
+
+def area(data):
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:
+        return image.width * image.height
+    return 0
+
+
 def test_an_animated_gif_is_stored_as_its_first_frame():
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     file = io.BytesIO()
@@ -203,6 +242,87 @@ def test_two_at_once_are_refused(copy, tmp_path):
     assert data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path).counts
 
 
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(copy, tmp_path):
+    """A file may grow no further, as on a disk that is full."""
+    root = shutil.copytree(copy.root, tmp_path / "root", symlinks=True)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), "uint8")
+    Image.fromarray(noise).save(root / "training" / "0_noise.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, limits[1]))
+    try:
+        message = refused(manual_dir=root, data_dir=tmp_path / "tfds")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "could not be prepared in" in message and "File too large" in message
+    assert "\n" not in message
+    left = [p.name for p in (tmp_path / "tfds").rglob("*") if p.is_file()]
+    assert left == [".preparing"]
+    found = data.prepare("animal10n", manual_dir=root, data_dir=tmp_path / "tfds")
+    assert found.counts["train"] == 6
+
+
+# --- prepared data that are damaged
+
+
+@pytest.fixture(scope="module")
+def prepared(copy, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("prepared")
+    data.prepare("animal10n", manual_dir=copy.root, data_dir=data_dir)
+    return data_dir
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """A folder of prepared data, to be damaged."""
+    return shutil.copytree(prepared, tmp_path / "data") / "animal10n" / "1.0.0"
+
+
+@pytest.mark.parametrize(
+    "name, contents",
+    [
+        ("dataset_info.json", b"{"),
+        ("dataset_info.json", b"{}"),
+        ("dataset_info.json", b"\xff\xfe\0"),
+        ("dataset_info.json", None),
+        ("features.json", b'{"pythonClassName": "'),
+        ("animal10n-test.tfrecord-00000-of-00001", None),
+    ],
+)
+def test_damaged_files_are_named_by_whoever_opens_them(name, contents, folder, copy):
+    path, data_dir = folder / name, folder.parents[1]
+    path.unlink() if contents is None else path.write_bytes(contents)
+    said = "cannot be read .*: remove that folder and prepare it again.$"
+    for open_it in (
+        lambda: data.load("animal10n", data_dir=data_dir, image_size=8),
+        lambda: data.prepare("animal10n", manual_dir=copy.root, data_dir=data_dir),
+    ):
+        with pytest.raises(UserError, match=f"^The data set in {folder} {said}"):
+            open_it()
+
+
+def test_an_empty_version_folder_is_no_data_set(copy, tmp_path):
+    (tmp_path / "animal10n" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match="is not prepared in"):
+        data.load("animal10n", data_dir=tmp_path, image_size=8)
+    made = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path)
+    assert made.counts == {"train": 5, "test": 5}
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_features_of_foreign_classes_are_not_imported(is_old, folder, monkeypatch):
+    (folder / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(folder)
+    text = (folder / "features.json").read_text()
+    own = "tensorflow_datasets.core.features.text_feature.Text"
+    if is_old:  # as TFDS wrote it before 4.4
+        parts = {"id": {"type": "trap.Text", "content": {}}}
+        features = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+        text = json.dumps({"type": features, "content": parts})
+    (folder / "features.json").write_text(text.replace(own, "trap.Text"))
+    with pytest.raises(UserError, match="class 'trap.Text', which is none of TFDS's"):
+        data.load("animal10n", data_dir=folder.parents[1], image_size=8)
+
+
 # --- the parts
 
 
@@ -229,11 +349,11 @@ def test_threads_keep_the_order_and_read_but_a_few_ahead():
             yield pulled
 
     found = []
-    for value in files.in_threads(lambda x: x * x, items()):
+    for value in threads.in_threads(lambda x: x * x, items()):
         found.append(value)
         ahead.append(pulled - len(found))
     assert found == [x * x for x in range(1, 1001)]
-    assert max(ahead) <= files.AHEAD
+    assert max(ahead) <= threads.AHEAD
 
 
 def test_once_marks_all_but_the_first_of_each_good_id():

@@ -69,6 +69,7 @@ def test_good_run_leaves_what_was_promised(finished):
     assert {
         "config.cfg",
         "source.json",
+        "fingerprint.npz",
         "metrics.csv",
         "summary.json",
         "curves.png",

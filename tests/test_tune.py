@@ -464,6 +464,33 @@ def test_hyperband_goes_on_as_if_never_cut(tmp_path):
     assert rows[2] == rows[1] and rows[0] == rows[1][:3]
 
 
+def test_a_start_that_is_copied_after_a_kill_is_the_whole_one(tmp_path, monkeypatch):
+    past, workdir = Workdir(tmp_path / "past"), Workdir(tmp_path / "next")
+    names = [f"{n}.npz" for n in ("snapshot-1", "snapshot-2", "step-03", "step-12")]
+    for folder in (past.checkpoints, workdir.checkpoints):
+        folder.mkdir(parents=True)
+    for name in names:
+        (past.checkpoints / name).write_text(name)
+    replace, wanted = os.replace, {*names} - {"step-03.npz"}
+    for kills in range(len(wanted)):
+        left = iter(range(kills))
+
+        def killed(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.start_from(past, workdir)
+        monkeypatch.undo()
+        trials.start_from(past, workdir)
+        found = {path.name for path in workdir.checkpoints.glob("*.npz")}
+        assert found == wanted
+        for path in workdir.checkpoints.iterdir():
+            path.unlink()
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -617,6 +644,12 @@ def deeper(hp):
     return model
 
 
+def with_adam(hp):
+    model = build_model(hp)
+    model.compile(keras.optimizers.Adam(hp["learning_rate"]))
+    return model
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -624,6 +657,7 @@ def deeper(hp):
         ({"seed": 1}, "seed, data"),
         ({"space": {**RANGES, "batch_size": [12]}}, "space"),
         ({"build": deeper}, "space, model"),
+        ({"build": with_adam}, "model"),
         ({"data": (X, 1 - Y)}, "data"),
         ({"clean_data": (X, 1 - Y)}, "data"),
         ({"meta_data": X}, "fit_arguments"),

@@ -45,19 +45,14 @@ def digits():
     return x, clidmu.noise.symmetric(y, 0.6, seed=0), test_x, test_y
 
 
-@pytest.mark.parametrize(
-    "callback",
-    [
+def test_callbacks_that_watch_val_loss_do_not_end_a_run_that_gets_better(digits):
+    x, noisy_y, test_x, test_y = digits
+    watchers = [
         keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True),
         keras.callbacks.ReduceLROnPlateau(patience=3),
-    ],
-)
-def test_callbacks_that_watch_val_loss_do_not_end_a_run_that_gets_better(
-    callback, digits
-):
-    x, noisy_y, test_x, test_y = digits
+    ]
     found = []
-    for callbacks in ([], [callback]):
+    for callbacks in ([], watchers):
         keras.utils.set_random_seed(0)
         classifier = keras.Sequential(
             [keras.Input((64,)), layers.Dense(64, "relu"), layers.Dense(10)]
@@ -583,10 +578,9 @@ class Hyper(keras_tuner.HyperModel):
         return model
 
 
-@pytest.mark.parametrize("labels", ["indices", "names"])
-def test_a_search_takes_dicts_and_a_hypermodel(labels, weather, tmp_path):
-    x, given, names = weather
-    data = {"a": x[:, :1], "b": x[:, 1:]}, names if labels == "names" else given
+def test_a_search_takes_dicts_names_and_a_hypermodel(weather, tmp_path):
+    x, _, names = weather
+    data = {"a": x[:, :1], "b": x[:, 1:]}, names
     arguments = {"trials": 2, "epochs": 2, "batch_size": 20, "directory": tmp_path}
     tuner = clidmu.tune(Hyper(), data, {"rate": (0.01, 0.1)}, **arguments)
     table = tuner.table()

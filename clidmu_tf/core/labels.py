@@ -17,8 +17,8 @@ def to_targets(
 ) -> tf.Tensor:
     """Returns labels as rows that sum to one.
 
-    A row that is no label (an index out of range, a soft label below zero or one
-    that does not sum to one, NaN) becomes NaN, so that the loss shows it.
+    A row that is no label (an index out of range or between two, a soft label below
+    zero or one that does not sum to one, NaN) becomes NaN, so that the loss shows it.
 
     Args:
         labels: `(n,)` or `(n, 1)` class indices, or `(n, num_classes)` one-hot or
@@ -33,7 +33,10 @@ def to_targets(
     if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
         targets = tf.cast(labels, dtype)
     else:
-        indices = tf.cast(tf.reshape(labels, [-1]), "int64")
+        given = tf.reshape(labels, [-1])
+        indices = tf.cast(given, "int64")
+        if given.dtype.is_floating:  # 1.9 is no label, least of all the label 1
+            indices = tf.where(tf.cast(indices, given.dtype) == given, indices, -1)
         targets = tf.one_hot(indices, num_classes, dtype=dtype)
     total = tf.reduce_sum(targets, axis=-1, keepdims=True)
     least = tf.reduce_min(targets, axis=-1, keepdims=True)

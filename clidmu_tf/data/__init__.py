@@ -6,7 +6,10 @@ import typing
 
 import numpy as np
 
+from clidmu_tf.data.check import damaged
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.folder import folder
+from clidmu_tf.data.identity import Fingerprint
 from clidmu_tf.data.pipeline import evaluation_batches, training_batches
 from clidmu_tf.data.sources import Source, Split, digits
 from clidmu_tf.errors import UserError
@@ -15,8 +18,10 @@ if typing.TYPE_CHECKING:  # it comes with TFDS
     from clidmu_tf.data.preparation import Prepared
 
 __all__ = [
+    "Fingerprint",
     "Source",
     "Split",
+    "damaged",
     "evaluation_batches",
     "load",
     "prepare",
@@ -36,6 +41,7 @@ def load(
     resize_size: int = 0,
     holdout: float = 0.1,
     on_bad_image: str = "refuse",
+    max_pixels: int = MAX_PIXELS,
     train_examples: int = 0,
     label_column: str = "label",
     clean_label_column: str = "",
@@ -60,8 +66,10 @@ def load(
         resize_size: Shorter side that images are resized to before a window of
             `image_size` is cut from them, at random to train on, else in the middle;
             0 cuts none and resizes the whole image, whatever its proportions.
-        holdout: Of a folder without `test/`, the share to hold out, 0 to 0.9.
+        holdout: Of a folder without `test/`, or a CSV file alone, the share to hold
+            out, 0 to 0.9; at least one example of each class.
         on_bad_image: Of a folder, `"refuse"` or `"skip"`.
+        max_pixels: Images in files that have more pixels are not decoded, but bad.
         train_examples: Keep so many training examples: the first ones, or a random
             part of a folder, which comes class by class, or of a CSV file; 0 for all.
         label_column: Of a CSV file, the column of the labels to train on.
@@ -89,7 +97,7 @@ def load(
     x, y = next(iter(batches))
     ```
     """
-    _check(name, image_size, resize_size, holdout, on_bad_image)
+    _check(name, image_size, resize_size, holdout, on_bad_image, max_pixels)
     if name in ("digits", "folder", "csv") and (train_split != "train" or test_split):
         raise UserError(
             f"train_split={train_split!r} and test_split={test_split!r} choose splits "
@@ -98,7 +106,10 @@ def load(
     if name == "digits":
         source = digits()
     elif name == "folder":
-        source = folder(data_dir, image_size, resize_size, holdout, on_bad_image, seed)
+        source = folder(
+            *(data_dir, image_size, resize_size, holdout, on_bad_image, seed),
+            max_pixels,
+        )
     elif name == "csv":
         from clidmu_tf.data.table import Columns, table
 
@@ -111,7 +122,8 @@ def load(
             image_column,
         )
         source = table(
-            data_dir, columns, image_size, resize_size, holdout, on_bad_image, seed
+            *(data_dir, columns, image_size, resize_size, holdout, on_bad_image, seed),
+            max_pixels,
         )
     else:
         # TFDS takes seconds to import; digits and folders need not wait for it.
@@ -126,6 +138,7 @@ def load(
             test_split,
             image_size,
             resize_size,
+            max_pixels,
             train_examples,
         )
     if not train_examples:
@@ -137,7 +150,9 @@ def load(
     return dataclasses.replace(source, train=kept)
 
 
-def _check(name, image_size, resize_size, holdout, on_bad_image):
+def _check(name, image_size, resize_size, holdout, on_bad_image, max_pixels):
+    if max_pixels < 1:
+        raise UserError(f"max_pixels must be 1 or more; received {max_pixels}.")
     if on_bad_image not in ("refuse", "skip"):
         raise UserError(
             f"on_bad_image must be 'refuse' or 'skip'; received {on_bad_image!r}."
@@ -167,6 +182,7 @@ def prepare(
     manual_dir: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     size: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> "Prepared":
     """Prepares a data set that a person obtained, without any network.
 
@@ -181,6 +197,7 @@ def prepare(
         data_dir: TFDS's data folder; `None` for its default.
         size: Bring larger images to this shorter side, in pixels, as JPEG of quality
             95; 0 keeps each file's bytes.
+        max_pixels: Images of more pixels are not decoded, but left out.
 
     Returns:
         A `Prepared` with `name`, `path`, `report`, `counts`, `published` and `bad`.
@@ -204,4 +221,4 @@ def prepare(
     """
     from clidmu_tf.data import preparation
 
-    return preparation.prepare(name, manual_dir, data_dir, size)
+    return preparation.prepare(name, manual_dir, data_dir, size, max_pixels)

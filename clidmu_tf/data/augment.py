@@ -44,7 +44,7 @@ def flip(images, seeds):
     mirrored = augment.flip(images, seeds)
     ```
     """
-    chosen = _uniform(seeds, 1, "flip")[:, 0] < 0.5
+    chosen = is_mirrored(seeds)
 
     def mirror(image, is_chosen):
         # where() would compute both, at the cost of decoding a JPEG.
@@ -52,6 +52,11 @@ def flip(images, seeds):
 
     spec = tf.TensorSpec(images.shape[1:], images.dtype)
     return _each(mirror, spec, images, chosen)
+
+
+def is_mirrored(seeds):
+    """Which images `flip` mirrors, `(b,)` boolean, by their seeds `(b, 2)`."""
+    return _uniform(seeds, 1, "flip")[:, 0] < 0.5
 
 
 def reflect_pad_crop(padding=PADDING):
@@ -86,17 +91,26 @@ def reflect_pad_crop(padding=PADDING):
             raise ValueError(
                 f"Images must exceed the padding, {padding}; received {images.shape}."
             )
-        draws = _uniform(seeds, 2, "crop") * (2 * padding + 1)
-        shifts = tf.cast(draws, tf.int32) - padding
-        window = images
-        for axis in (1, 2):
-            last = tf.shape(images)[axis] - 1
-            places = shifts[:, axis - 1, None] + tf.range(last + 1)
-            inside = last - tf.abs(last - tf.abs(places))  # reflected at both ends
-            window = tf.gather(window, inside, axis=axis, batch_dims=1)
-        return tf.ensure_shape(window, images.shape)
+        return shift(images, shifts_of(seeds, padding))
 
     return crop
+
+
+def shifts_of(seeds, padding):
+    """How far `reflect_pad_crop` shifts images, `(b, 2)` int32, by their seeds."""
+    draws = _uniform(seeds, 2, "crop") * (2 * padding + 1)
+    return tf.cast(draws, tf.int32) - padding
+
+
+def shift(images, shifts):
+    """Shifts images by whole pixels, down and across, with their border mirrored."""
+    window = images
+    for axis in (1, 2):
+        last = tf.shape(images)[axis] - 1
+        places = shifts[:, axis - 1, None] + tf.range(last + 1)
+        inside = last - tf.abs(last - tf.abs(places))  # reflected at both ends
+        window = tf.gather(window, inside, axis=axis, batch_dims=1)
+    return tf.ensure_shape(window, images.shape)
 
 
 def rand_augment(num_ops=2, magnitude=10):

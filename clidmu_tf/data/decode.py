@@ -10,13 +10,24 @@ mean of a block, which a JPEG decoder does on its way and saves time by. The res
 way is bilinear, which would leave most pixels of a large image unseen.
 """
 
+import contextlib
 import io
 
 import numpy as np
 import tensorflow as tf
 
+from clidmu_tf.data.threads import Budget
+
+# Above what cameras make, and below what would take a machine's memory.
+MAX_PIXELS = 200_000_000
 CENTRE = (0.5, 0.5)
 LARGEST_REDUCTION = 3  # JPEG decoders halve up to three times
+# What is decoded of whole images at any time, over all threads: three bytes each.
+UNDER_WAY = Budget(MAX_PIXELS)
+
+
+class TooManyPixels(ValueError):
+    """An image has more pixels than are decoded."""
 
 
 def decode(contents, image_shape, resize_size=0, place=CENTRE, mirrored=None):
@@ -73,15 +84,84 @@ def read_pixels(contents, channels):
     Returns:
         A uint8 tensor `(height, width, channels)`.
     """
-    is_png = tf.equal(tf.strings.substr(contents, 0, 4), b"\x89PNG")
     image = tf.cond(
-        is_png | tf.io.is_jpeg(contents),
+        _is_png(contents) | tf.io.is_jpeg(contents),
         lambda: tf.io.decode_image(contents, channels, expand_animations=False),
         lambda: tf.numpy_function(
             lambda data: _by_pillow(data, channels), [contents], tf.uint8
         ),
     )
     return tf.ensure_shape(image, (None, None, channels))
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def count_pixels(contents):
+    """How many pixels an image file has: by its header, which decoders go by as well.
+
+    Args:
+        contents: As for `read_pixels`.
+
+    Returns:
+        A scalar int64 tensor.
+    """
+
+    def of_png():
+        # Those of the first chunk; of a file that ends before it, none.
+        start = tf.strings.substr(contents, 0, 24) + b"\0" * 24
+        sides = tf.strings.substr(start, 16, 8)
+        return tf.io.decode_raw(sides, tf.int32, little_endian=False)
+
+    def of_others():
+        return tf.cond(
+            tf.io.is_jpeg(contents),
+            lambda: tf.io.extract_jpeg_shape(contents)[:2],
+            lambda: tf.numpy_function(_size_by_pillow, [contents], tf.int32),
+        )
+
+    size = tf.cond(_is_png(contents), of_png, of_others)
+    return tf.reduce_prod(tf.cast(size, tf.int64))
+
+
+def limited(contents, max_pixels):
+    """Returns a file's contents, and fails where they are of more pixels than that."""
+    check = tf.debugging.assert_less_equal(
+        count_pixels(contents), tf.constant(max_pixels, tf.int64)
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(contents)
+
+
+@contextlib.contextmanager
+def room_for(contents, max_pixels):
+    """Waits until there is room to decode an image file whole, and holds it.
+
+    Args:
+        contents: As for `read_pixels`.
+        max_pixels: The most that it may have.
+
+    Raises:
+        TooManyPixels: It has more.
+        tf.errors.OpError: It is no image.
+    """
+    count = int(count_pixels(contents))
+    if count > max_pixels:
+        raise TooManyPixels(f"{count:,} pixels are more than {max_pixels:,}.")
+    with UNDER_WAY.take(count):
+        yield
+
+
+def _is_png(contents):
+    return tf.equal(tf.strings.substr(contents, 0, 4), b"\x89PNG")
+
+
+def _size_by_pillow(data):
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return np.array(image.size, "int32")
+    except PIL.Image.DecompressionBombError:  # its own limit, at 179 million
+        return np.array([2**31 - 1] * 2, "int32")
 
 
 def _by_pillow(data, channels):

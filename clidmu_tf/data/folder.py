@@ -2,45 +2,53 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
-from clidmu_tf.data.decode import read_pixels
-from clidmu_tf.data.sources import Source, Split, split_by_class
+from clidmu_tf.data.check import CHANNELS, is_utf8, printable, readable
+from clidmu_tf.data.decode import MAX_PIXELS
+from clidmu_tf.data.identity import hold_out
+from clidmu_tf.data.layout import files_in, is_image, layout_of, sub_folders
+from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 KINDS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
-TEST_FOLDERS = ("test", "val", "validation")
 DEFAULT_SIZE = 224
-CHANNELS = 3
 
 
 def folder(
-    root, image_size=0, resize_size=0, holdout=0.1, on_bad_image="refuse", seed=0
+    root,
+    image_size=0,
+    resize_size=0,
+    holdout=0.1,
+    on_bad_image="refuse",
+    seed=0,
+    max_pixels=MAX_PIXELS,
 ):
     """Reads a folder with one sub-folder a class, or `train/` and `test/` of such.
 
     Images may be JPEG, PNG, WebP, GIF (first frame), BMP or TIFF, grey or colour, of
     any size; they are brought to a square and to three channels when they are read.
-    `val/` or `validation/` serve for `test/`. Folders of these names that hold images
-    themselves are classes.
+    `training/` serves for `train/`, and for `test/` do `testing/` and, where there is
+    neither, `val/`, `valid/` or `validation/`, in any case. Folders of these names that
+    hold images themselves are classes among others.
 
     Args:
         root: The folder.
         image_size: Side of the square in pixels; 0 for 224.
         resize_size: Shorter side of the images that the square is cut from; 0 where
             it is the whole image.
-        holdout: Share held out to test on where there is no `test/` folder, at least
-            one image a class.
+        holdout: Share held out to test on where there is no `test/` folder, about that
+            of each class, at least one image. To add or remove an image moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
+        max_pixels: Files of more pixels are bad ones, and not decoded.
 
     Raises:
         UserError: The folder holds no such images; the sentence says what is wrong.
@@ -50,38 +58,40 @@ def folder(
             f"--data_dir={root or ''} is no folder: name one that has a sub-folder for "
             "each class."
         )
-    root = pathlib.Path(root)
     size = image_size or DEFAULT_SIZE
-    train_root = root / "train" if _sub_folders(root / "train") else root
-    test_roots = [root / t for t in TEST_FOLDERS if _sub_folders(root / t)]
-    names = _class_names(train_root)
-    ignored = collections.Counter()
-    everything = _read(train_root, names, on_bad_image, ignored)
-    if train_root != root and test_roots:
-        strangers = sorted(set(_sub_folders(test_roots[0])) - set(names))
-        if strangers:
-            raise UserError(
-                f"{test_roots[0]} has classes that {train_root} has not: "
-                f"{', '.join(strangers)}; remove them or add them to train."
-            )
-        train = everything
-        test = _read(test_roots[0], names, on_bad_image, ignored, is_test=True)
-        is_given = False
-    else:
-        train, test = _hold_out(everything, holdout, seed)
-        is_given = True
+    check = functools.partial(
+        readable, on_bad_image=on_bad_image, max_pixels=max_pixels
+    )
+    try:
+        layout = layout_of(pathlib.Path(root))
+        names = _class_names(layout.train)
+        ignored = collections.Counter()
+        train = _read(layout.train, names, check, ignored)
+        if layout.test is None:
+            train, test = _hold_out(train, holdout, seed)
+        else:
+            test = _read_test(layout, names, check, ignored)
+    except OSError as error:
+        path = printable(error.filename)
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): mend that, or take it out of "
+            f"--data_dir={root}."
+        ) from error
     train, test = (
-        dataclasses.replace(split, resize_size=resize_size) for split in (train, test)
+        dataclasses.replace(split, resize_size=resize_size, max_pixels=max_pixels)
+        for split in (train, test)
     )
     return Source(
         *("folder", train, test, names, (size, size, CHANNELS)),
-        test_is_given=is_given,
+        test_is_given=layout.test is None,
+        is_held_out=layout.test is None,
         ignored=dict(ignored),
+        reading=str(layout),
     )
 
 
 def _class_names(root):
-    names = _sub_folders(root)
+    names = tuple(path.name for path in sub_folders(root))
     if not names:
         raise UserError(
             f"--data_dir={root} has no sub-folder: put each class's images into a "
@@ -93,32 +103,33 @@ def _class_names(root):
             "needed."
         )
     for name in names:
-        if not _is_utf8(name):
+        if not is_utf8(name):
             raise UserError(
-                f"The class folder {_printable(root / name)} has a name that is not "
+                f"The class folder {printable(root / name)} has a name that is not "
                 "UTF-8: rename it."
             )
     return names
 
 
-def _sub_folders(root):
-    if not root.is_dir():
-        return ()
-    return tuple(sorted(p.name for p in root.iterdir() if _is_shown(p) and p.is_dir()))
+def _read_test(layout, names, check, ignored):
+    strangers = sorted({p.name for p in sub_folders(layout.test)} - set(names))
+    if strangers:
+        raise UserError(
+            f"{layout.test} has classes that {layout.train} has not: "
+            f"{', '.join(strangers)}; remove them or add them to train."
+        )
+    return _read(layout.test, names, check, ignored, is_test=True)
 
 
-def _read(root, names, on_bad_image, ignored, is_test=False):
+def _read(root, names, check, ignored, is_test=False):
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = _images(root / name, ignored)
+        # Not every class has to be tested.
+        found = _images(root / name, ignored) if (root / name).is_dir() else []
         paths += found
         labels += [label] * len(found)
     labels = np.array(labels, "int64")
-    good = decodable(paths)
-    if not good.all():
-        report_bad(
-            [p for p, ok in zip(paths, good, strict=True) if not ok], on_bad_image
-        )
+    good = check(paths)
     counts = np.bincount(labels[good], minlength=len(names))
     if not counts.all() and not (is_test and counts.any()):
         raise UserError(
@@ -139,15 +150,10 @@ def _images(root, ignored):
 
     What has no suffix of an image is counted in `ignored`, by its own.
     """
-    files = sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    suffixes = [path.suffix.lower() for path in files]
-    ignored.update(s or "without a suffix" for s in suffixes if s not in SUFFIXES)
-    shown = [path for path in files if path.suffix.lower() in SUFFIXES]
+    files = sorted(files_in(root))
+    others = [path.suffix.lower() for path in files if not is_image(path)]
+    ignored.update(suffix or "without a suffix" for suffix in others)
+    shown = [path for path in files if is_image(path)]
     around = root.parent.resolve()
     inside = [path for path in shown if path.resolve().is_relative_to(around)]
     if len(inside) < len(shown):
@@ -160,56 +166,12 @@ def _images(root, ignored):
     return inside
 
 
-def _is_shown(path):
-    return not path.name.startswith(".")
-
-
-def _is_utf8(path):
-    # Python keeps bytes that are no UTF-8 as lone surrogates.
-    return not any("\ud800" <= c <= "\udfff" for c in str(path))
-
-
-def _printable(path):
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def decodable(paths):
-    """Which files are images with a proper name, by decoding each once, in parallel."""
-    good = np.zeros(len(paths), bool)
-    named = [i for i, path in enumerate(paths) if _is_utf8(path)]
-
-    def check(index, path):
-        return tf.size(read_pixels(tf.io.read_file(path), CHANNELS)), index
-
-    texts = tf.constant([str(paths[i]) for i in named], tf.string)
-    named = tf.constant(named, tf.int64)
-    found = tf.data.Dataset.from_tensor_slices((named, texts))
-    found = found.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
-    for _, index in found.ignore_errors(log_warning=False).as_numpy_iterator():
-        good[index] = True
-    return good
-
-
-def report_bad(bad, on_bad_image):
-    """Refuses files that are no images, or says that they are left out."""
-    named = ", ".join(map(_printable, bad[:3])) + (", …" if len(bad) > 3 else "")
-    complaint = "cannot be decoded, or have a name that is not UTF-8"
-    if on_bad_image == "refuse":
-        raise UserError(
-            f"{len(bad)} of the files {complaint}: {named}; mend or remove them, or "
-            "leave them out with --on_bad_image=skip."
-        )
-    logger.warning("Left out %d files that %s: %s", len(bad), complaint, named)
-
-
 def _hold_out(split, holdout, seed):
-    classes = len(np.unique(split.labels))
-    count = max(round(holdout * len(split)), classes)
     rarest = np.bincount(split.labels).min()
-    if rarest < 2 or len(split) - count < classes:
+    if rarest < 2:
         raise UserError(
             f"--holdout={holdout} leaves too little of a class with {rarest} images: "
             "add images, or put test images into a folder test/ beside train/."
         )
-    train, test = split_by_class(split.labels, count, seed)
+    train, test = hold_out(split.names, split.labels, holdout, seed)
     return split.take(train), split.take(test)

@@ -1,8 +1,8 @@
 """Where each record of a split lies, and its labels and id, gathered once.
 
 One pass over the files finds the lengths, labels and ids of all their records, and
-checks their checksums. What it found is kept in a file beside them, or in the user's
-cache folder where that can't be written.
+checks their checksums. What it found is kept in the user's cache folder,
+`XDG_CACHE_HOME` or `~/.cache`: data may be somebody else's, and read by many.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from clidmu_tf.errors import UserError
 logger = logging.getLogger(__name__)
 
 AROUND = records.HEADER + records.FOOTER
+PROBES = 100_000  # records at most whose checksums are read to know data again
 LONG_PASS = 2**30  # bytes; a pass over more than that shows how far it is
 
 # What reading a file with wrong bytes in it may raise.
@@ -54,8 +55,9 @@ class Index:
 def load(paths, counts, label_keys, id_key, name):
     """Returns the `Index` of a split, from the file that keeps it if there is one.
 
-    It is made anew when there is none, when it is damaged, or when the files' names,
-    sizes or columns are other ones.
+    It is made anew when there is none, when it is damaged, or when the files are other
+    ones: by their names, sizes and times, by the columns asked for, or by the checksums
+    of their records, which tell other labels where a copy has kept size and time.
 
     Args:
         paths: The TFRecord files, in order.
@@ -71,14 +73,16 @@ def load(paths, counts, label_keys, id_key, name):
         tf.errors.OpError: A file is damaged.
     """
     records.forget_open_files()
-    counts, sizes = np.array(counts), [os.stat(path).st_size for path in paths]
+    counts, stats = np.array(counts), [os.stat(path) for path in paths]
     names = [os.path.basename(path) for path in paths]
-    key = json.dumps([names, sizes, counts.tolist(), sorted(label_keys), id_key])
-    kept_in = _places(paths[0], name)
-    found = next((f for f in (_read(place, key) for place in kept_in) if f), None)
+    sizes, times = [s.st_size for s in stats], [s.st_mtime_ns for s in stats]
+    key = json.dumps([names, sizes, times, counts.tolist(), sorted(label_keys), id_key])
+    place = _place(paths[0], name)
+    found = _read(place, key, paths, counts)
     if found is None:
         found = _scan(paths, counts, label_keys, id_key, name, sum(sizes))
-        _write(kept_in, key, found)
+        checksums = _checksums(paths, counts, found["lengths"])
+        _write(place, key=np.array(key), checksums=checksums, **found)
     labels = {label_key: found[f"label_{label_key}"] for label_key in label_keys}
     if id_key:
         ids = _split(found["ids"], found["id_lengths"])
@@ -141,42 +145,64 @@ def _split(text, lengths):
     return [text[start:end].decode("utf-8", "replace") for start, end in pairs]
 
 
-def _places(path, name):
-    """Where an index may be kept, the best first."""
+def _place(path, name):
+    """Where the index of a split is kept."""
     folder = pathlib.Path(path).parent.resolve()
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    file = f"clidmu_index_{name}.npz"
-    return folder / file, cache / "clidmu_tf" / digest / file
+    return cache / "clidmu_tf" / digest / f"index_{name}.npz"
 
 
-def _read(path, key):
+def _checksums(paths, counts, lengths):
+    """The checksums of records' data, `(p,)` uint32, as the files hold them.
+
+    They tell whether anything has changed, and nothing has to be read or decoded for
+    them. Of a split of more than `PROBES` records they are those of every so many: to
+    visit each of some millions would take as long as the pass that an index spares.
+    """
+    index = Index(counts, lengths, {}, None)
+    some = slice(None, None, -(-len(lengths) // PROBES) or 1)
+    return records.checksums(
+        paths, index.files[some], index.offsets[some], lengths[some]
+    )
+
+
+def _read(place, key, paths, counts):
     """Returns the arrays of an index file, or `None` if it is of no use."""
-    if not path.exists():
+    if not place.exists():
         return None
     try:
-        with np.load(path) as file:
+        with np.load(place) as file:
             found = dict(file)
-        if found.pop("key").item() == key:
+        of_key, checksums = found.pop("key").item(), found.pop("checksums")
+        if of_key == key and np.array_equal(
+            checksums, _checksums(paths, counts, found["lengths"])
+        ):
             return found
-        logger.info("%s is that of other files: it is made anew.", path)
+        logger.info("%s is that of other files: it is made anew.", place)
     except DAMAGED as error:
-        logger.warning("%s is damaged (%s): it is made anew.", path, error)
+        logger.warning("%s is damaged (%s): it is made anew.", place, error)
     return None
 
 
-def _write(places, key, arrays):
+def _write(place, **arrays):
     """Keeps an index where that is possible; several workers may do so at once."""
-    for place in places:
-        part = place.with_name(f"{place.name}.{uuid.uuid4().hex}.part")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                np.savez(file, key=np.array(key), **arrays)
+    part = place.with_name(f"{place.name}.{uuid.uuid4().hex}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # What a kill has left. A worker whose part goes leaves the index to this one.
+        for left in place.parent.glob(f"{place.name}.*.part"):
+            left.unlink(missing_ok=True)
+        with open(part, "wb") as file:
+            np.savez(file, **arrays)
+        with contextlib.suppress(FileNotFoundError):
             os.replace(part, place)
-            return
-        except OSError as error:
-            logger.info("The index cannot be kept in %s: %s", place.parent, error)
-            with contextlib.suppress(OSError):
-                part.unlink()
-    logger.warning("The index of the data cannot be kept: the next run makes it anew.")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        logger.warning(
+            "The index of the data cannot be kept in %s (%s): the next run makes it "
+            "anew.",
+            place.parent,
+            error,
+        )

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from clidmu_tf.data.decode import decode
+from clidmu_tf.data.decode import decode, limited
 from clidmu_tf.data.records import Records
 from clidmu_tf.errors import UserError
 
@@ -214,7 +214,7 @@ def _batches(
 
     def load_one(source, label, index, number, *draws):
         cuts = [window(numbers) for numbers in draws] or [{}]
-        contents = contents_of(source)
+        contents = limited(contents_of(source), split.max_pixels)
         images = [
             decode(contents, image_shape, split.resize_size, **cut) for cut in cuts
         ]

@@ -60,9 +60,38 @@ class Records:
     def images(self, indices):
         """The encoded images at these places, as a tensor of strings."""
         examples = tf.numpy_function(self.read, [indices], tf.string, stateful=False)
-        examples = tf.ensure_shape(examples, indices.shape)
+        return self._parsed(tf.ensure_shape(examples, indices.shape))
+
+    def image(self, index):
+        """The encoded image at one place, read now."""
+        return self._parsed(tf.constant(self.read([index])))[0]
+
+    def _parsed(self, examples):
         features = {self.image_key: tf.io.FixedLenFeature([], tf.string)}
         return tf.io.parse_example(examples, features)[self.image_key]
+
+
+def checksums(paths, files, offsets, lengths):
+    """The checksums that TFRecord files hold of records' data, `(n,)` uint32.
+
+    Args:
+        paths: The files.
+        files: As in `Records`.
+        offsets: As in `Records`.
+        lengths: As in `Records`.
+
+    Raises:
+        OSError: A file is gone, or ends before a record does.
+    """
+    found = np.empty(len(files), "uint32")
+    for i, (file, start) in enumerate(zip(files, offsets + lengths, strict=True)):
+        # Held, as in `read`.
+        opened = _open(paths[file])
+        footer = os.pread(opened.fileno(), FOOTER, start + HEADER)
+        if len(footer) < FOOTER:
+            raise OSError(f"{paths[file]} ends before its records do.")
+        found[i] = int.from_bytes(footer, "little")
+    return found
 
 
 def forget_open_files():

@@ -5,6 +5,7 @@ import typing
 
 import numpy as np
 
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.records import Records
 
 if typing.TYPE_CHECKING:  # for runs on images need not wait for pandas
@@ -30,6 +31,9 @@ class Split:
             of images.
         resize_size: Of image files, the shorter side in pixels that they are resized
             to before a window is cut from them; 0 where none is cut.
+        max_pixels: Of image files, the most pixels that one is decoded of.
+        contents: `(n,)` strings that tell rows of a table apart, whose ids are but
+            their places; `None` where ids do.
     """
 
     inputs: np.ndarray | Records
@@ -37,7 +41,9 @@ class Split:
     clean_labels: np.ndarray | None
     ids: np.ndarray
     resize_size: int = 0
+    max_pixels: int = MAX_PIXELS
     rows: "pandas.DataFrame | None" = None
+    contents: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -53,16 +59,25 @@ class Split:
         is_image_files = not isinstance(self.inputs, Records) and not self.in_memory
         return self.inputs if is_image_files else None
 
+    @property
+    def names(self):
+        """What tells the examples apart, wherever they stand: `(n,)` strings."""
+        return self.ids if self.contents is None else self.contents
+
     def take(self, indices):
         """Returns the examples at these positions."""
-        clean = self.clean_labels
-        return Split(
-            self.inputs[indices],
-            self.labels[indices],
-            None if clean is None else clean[indices],
-            self.ids[indices],
-            self.resize_size,
-            None if self.rows is None else self.rows.iloc[indices],
+
+        def some(values):
+            return None if values is None else values[indices]
+
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs[indices],
+            labels=self.labels[indices],
+            clean_labels=some(self.clean_labels),
+            ids=self.ids[indices],
+            rows=None if self.rows is None else self.rows.iloc[indices],
+            contents=some(self.contents),
         )
 
 
@@ -80,7 +95,10 @@ class Source:
         preprocessing: Of a table, what makes inputs of its rows, else `None`.
         test_is_given: Whether the labels to report on are given ones, as wrong as
             those to train on, since nobody knows the truth.
+        is_held_out: Whether the examples to report on were drawn from those that there
+            were to train on.
         ignored: Of what is not read, how many files there are by kind.
+        reading: Of a folder, a sentence that says how it was understood.
         unlabeled: Examples to train on without their labels, or `None`.
     """
 
@@ -92,7 +110,9 @@ class Source:
     holdout: Split | None = None
     preprocessing: "Preprocessing | None" = None
     test_is_given: bool = False
+    is_held_out: bool = False
     ignored: dict = dataclasses.field(default_factory=dict)
+    reading: str = ""
     unlabeled: Split | None = None
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from clidmu_tf.data.folder import CHANNELS, DEFAULT_SIZE, decodable, report_bad
-from clidmu_tf.data.sources import Source, Split, split_by_class
+from clidmu_tf.data.check import CHANNELS, readable
+from clidmu_tf.data.decode import MAX_PIXELS
+from clidmu_tf.data.folder import DEFAULT_SIZE
+from clidmu_tf.data.identity import hold_out
+from clidmu_tf.data.sources import Source, Split
 from clidmu_tf.errors import UserError
 
 WORDS = 20_000  # most frequent ones that a text is made of
@@ -116,6 +119,7 @@ def table(
     holdout=0.1,
     on_bad_image="refuse",
     seed=0,
+    max_pixels=MAX_PIXELS,
 ):
     """Reads a CSV file with a row an example, or a folder with `train.csv`, `test.csv`.
 
@@ -126,9 +130,11 @@ def table(
         columns: The `Columns`.
         image_size: Side of images in pixels; 0 for 224.
         resize_size: Shorter side of the images that the square is cut from, or 0.
-        holdout: Share held out to test on where there is no file for that.
+        holdout: Share held out to test on where there is no file for that, about that
+            of each class, at least one row. To add or remove a row moves no other.
         on_bad_image: `"refuse"` or `"skip"` for files that are no images.
         seed: Decides what is held out.
+        max_pixels: Image files of more pixels are bad ones, and not decoded.
 
     Raises:
         UserError: It can't be read so; the sentence says what is wrong.
@@ -138,7 +144,7 @@ def table(
     tables = [_read(file, columns, given) for file in files]
     if columns.image:
         tables = [
-            _with_images(rows, columns.image, file, on_bad_image)
+            rows[readable(_paths(rows, columns, file), on_bad_image, max_pixels)]
             for rows, file in zip(tables, files, strict=True)
         ]
     names, splits = _with_indices(tables, columns)
@@ -149,9 +155,10 @@ def table(
         train, test = (
             dataclasses.replace(
                 split,
-                inputs=split.rows[columns.image].to_numpy(object),
+                inputs=_paths(split.rows, columns, files[0]),
                 rows=None,
                 resize_size=resize_size,
+                max_pixels=max_pixels,
             )
             for split in (train, test)
         )
@@ -173,6 +180,7 @@ def table(
         shape,
         preprocessing=preprocessing,
         test_is_given=len(files) == 1 and not columns.clean_label,
+        is_held_out=len(files) == 1,
     )
 
 
@@ -224,15 +232,9 @@ def _read(path, columns, given):
     return rows
 
 
-def _with_images(rows, column, path, on_bad_image):
-    """The rows whose images can be read, with whole paths."""
-    paths = [path.parent / str(name) for name in rows[column]]
-    good = decodable(paths)
-    if not good.all():
-        bad = [p for p, ok in zip(paths, good, strict=True) if not ok]
-        report_bad(bad, on_bad_image)
-    rows = rows.assign(**{column: [str(p) for p in paths]})
-    return rows[good]
+def _paths(rows, columns, file):
+    """Whole paths of the images that rows name, from the file's folder on."""
+    return np.array([str(file.parent / str(n)) for n in rows[columns.image]], object)
 
 
 def _with_indices(tables, columns):
@@ -259,22 +261,30 @@ def _with_indices(tables, columns):
                 labels[1] if len(labels) > 1 else None,
                 rows.index.astype(str).to_numpy(object),
                 rows=rows[[*columns.inputs]],
+                contents=_contents(rows[[*columns.inputs]]),
             )
         )
     return tuple(str(name) for name in names), splits
 
 
+def _contents(rows):
+    """What rows hold, as a text each: a number may be written in any way."""
+    columns = [
+        rows[name].astype("float64") if rows[name].dtype.kind in "iuf" else rows[name]
+        for name in rows
+    ]
+    return np.array([repr(row) for row in zip(*columns, strict=True)], object)
+
+
 def _hold_out(split, holdout, seed):
     counts = np.bincount(split.labels)
-    classes = np.count_nonzero(counts)
-    size = max(round(holdout * len(split)), classes)
-    if counts[counts > 0].min() < 2 or len(split) - size < classes:
+    rarest = counts[counts > 0].min()
+    if rarest < 2:
         raise UserError(
-            f"--holdout={holdout} leaves too little of a class with "
-            f"{counts[counts > 0].min()} rows: add rows, or name a folder with "
-            "train.csv and test.csv."
+            f"--holdout={holdout} leaves too little of a class with {rarest} rows: add "
+            "rows, or name a folder with train.csv and test.csv."
         )
-    train, test = split_by_class(split.labels, size, seed)
+    train, test = hold_out(split.names, split.labels, holdout, seed)
     return split.take(train), split.take(test)
 
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from clidmu_tf.data import index as indices
+from clidmu_tf.data import prepared
 from clidmu_tf.data.builders import BUILDERS, builder_of
+from clidmu_tf.data.decode import MAX_PIXELS
 from clidmu_tf.data.pipeline import evaluation_batches
 from clidmu_tf.data.records import Records
 from clidmu_tf.data.sources import Source, Split
@@ -29,6 +31,7 @@ def from_tfds(
     test_split="",
     image_size=0,
     resize_size=0,
+    max_pixels=MAX_PIXELS,
     limit=0,
 ):
     """Reads a prepared TFDS data set of images.
@@ -45,6 +48,7 @@ def from_tfds(
         test_split: Split to report on; `""` for the first of the usual ones.
         image_size: Side to resize to; needed where images differ in size.
         resize_size: Shorter side of the images that a window is cut from; 0 for none.
+        max_pixels: The most pixels that an image is decoded of.
         limit: Keep the first so many training examples; 0 for all.
 
     Raises:
@@ -69,19 +73,15 @@ def from_tfds(
             f"--clean_label_key={clean_label_key} has other classes than "
             f"--label_key={label_key}: choose columns of the same classes."
         )
-    read = functools.partial(
-        _read, builder, image_key, columns, tuple(shape), resize_size
-    )
+    decoded = {"resize_size": resize_size, "max_pixels": max_pixels}
+    read = functools.partial(_read, builder, image_key, columns, tuple(shape), decoded)
     try:
         _check_splits(builder, train_split, test_split)
         train = read(train_split, label_key, clean_label_key, limit)
         test_name = test_split or _test_split(builder, clean_label_key or label_key)
         test = read(test_name, clean_label_key or label_key, clean_label_key, 0)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--dataset={name} cannot be read from {builder.data_path} "
-            f"({str(error).splitlines()[0]}): prepare it again."
-        ) from error
+        raise prepared.damaged(builder.data_path, error) from error
     return Source(name, train, test, names, tuple(shape))
 
 
@@ -145,7 +145,7 @@ def _test_split(builder, label_key):
     )
 
 
-def _read(builder, image_key, columns, shape, resize_size, name, label, clean, limit):
+def _read(builder, image_key, columns, shape, decoded, name, label, clean, limit):
     """Returns a split, its images in memory or as `Records`."""
     info, features = builder.info.splits[name], builder.info.features
     paths = [os.fspath(path) for path in info.filepaths]
@@ -157,11 +157,11 @@ def _read(builder, image_key, columns, shape, resize_size, name, label, clean, l
         index.labels[label].astype("int64"),
         index.labels[clean].astype("int64") if clean else None,
         index.ids,
-        resize_size,
+        **decoded,
     )
     if 0 < limit < len(split):
         split = split.take(np.arange(limit))
-    if resize_size or len(split) * np.prod(shape) > MEMORY:
+    if split.resize_size or len(split) * np.prod(shape) > MEMORY:
         return split
     images = np.empty((len(split), *shape), "uint8")
     batches = evaluation_batches(split, batch_size=500, image_shape=shape)
@@ -178,19 +178,9 @@ def _prepared(name, data_dir):
         builder_of(name)
     place = data_dir or "the default data_dir"
     option = f" --data_dir {data_dir}" if data_dir else ""
-    try:
-        # Local files alone: without this TFDS asks a bucket in the network first.
-        builder = tfds.core.load.read_only_builder.builder_from_files(
-            name, data_dir=data_dir
-        )
-    except tfds.core.DatasetNotFoundError:
-        pass
-    except Exception as error:  # of many kinds, for files that are damaged
-        raise UserError(
-            f"--dataset={name} cannot be read from {place} "
-            f"({str(error).splitlines()[0]}): prepare it again."
-        ) from error
-    else:
+    folder = prepared.find(name, data_dir)
+    if folder is not None:
+        builder = prepared.open_builder(folder)
         if builder.info.file_format != tfds.core.file_adapters.FileFormat.TFRECORD:
             raise UserError(
                 f"--dataset={name} is stored as {builder.info.file_format.value}, and "

@@ -1,5 +1,7 @@
 """CLID as a Keras metric."""
 
+import math
+
 import keras
 
 from clidmu_tf.core.losses import clid
@@ -47,9 +49,10 @@ class CLID(keras.metrics.Mean):
 
 
 def check_temperature(temperature):
-    """Returns `temperature`, or raises a ValueError where it is not above 0."""
-    if not temperature > 0:
+    """Returns `temperature`, or raises a ValueError where it is none."""
+    if not 0 < temperature < math.inf:
         raise ValueError(
-            f"temperature must be above 0; received temperature={temperature}."
+            "temperature must be above 0 and finite; received "
+            f"temperature={temperature}."
         )
     return float(temperature)

@@ -14,7 +14,11 @@ help, and the range that a search takes.
 
 import dataclasses
 import inspect
+import math
+import numbers
 import typing
+
+import numpy as np
 
 # What every method takes beside its settings.
 OF_METHODS = ("feature_layer", "class_names", "seed", "name")
@@ -77,6 +81,17 @@ class Declared:
     type: type
     default: typing.Any
 
+    def check(self, name: str, value: typing.Any) -> None:
+        """Raises a ValueError, with the value and the way out, where it is none."""
+        if self.type in (int, float):
+            is_number = isinstance(value, numbers.Real | np.ndarray)
+            number = float(value) if is_number else math.nan
+            if self.type is int and not number.is_integer():
+                raise ValueError(f"{name} must be a whole number; received {value!r}.")
+            if not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number; received {value!r}.")
+        self.setting.check(name, value)
+
 
 def settings_of(method: type) -> dict[str, Declared]:
     """Returns the settings that a method's constructor declares, by name, in order.
@@ -134,4 +149,4 @@ def check_arguments(method: type, args: tuple, kwargs: dict[str, typing.Any]) ->
     given = {**given, **given.get("kwargs", {})}
     for name, declared in settings_of(method).items():
         if name in given:
-            declared.setting.check(name, given[name])
+            declared.check(name, given[name])

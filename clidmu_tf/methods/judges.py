@@ -84,7 +84,8 @@ def trust(examples):
     right = tf.cast(given == predicted, present.dtype) * present
     sure = tf.reduce_max(probabilities, axis=-1) * present
     rank = tf.maximum(tf.cast(SUREST * count, "int32"), 1) - 1
-    surest = sure >= tf.sort(sure, direction="DESCENDING")[rank]
+    # By gather: XLA would compile a slice anew for every rank, and so every step.
+    surest = sure >= tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
     surest = tf.cast(surest, present.dtype)
     of_surest = above_chance(tf.reduce_sum(right * surest) / tf.reduce_sum(surest))
     of_all = above_chance(tf.reduce_sum(right) / count)

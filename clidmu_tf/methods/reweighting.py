@@ -224,6 +224,7 @@ class Reweighting(Method):
             meta_data = meta_data[0], self.indices(meta_data[1])
             check_labels(meta_data[1], self.num_classes)
         self.meta_batch_size = meta_batch_size or kwargs.get("batch_size") or 32
+        check_sizes(kwargs.get("batch_size"), meta_batch_size, x, meta_data)
         streams = dict(kwargs.pop("streams", None) or {})
         if meta_data is not None:
             streams["meta"] = self._meta_dataset(meta_data, self.meta_batch_size)
@@ -376,6 +377,32 @@ class Reweighting(Method):
     def classes(self):
         """Of each class: its mean weight, how often it was given, how predicted."""
         return values_of(self.slots[name] for name in CLASS_SLOTS)
+
+
+def check_sizes(batch_size, meta_batch_size, x=None, meta_data=None):
+    """Refuses batches of one, of which nothing can be learnt about a weight.
+
+    Weights count relative to each other in a batch, and CLID compares its examples.
+
+    Args:
+        batch_size: Examples a batch; `None` where that is left to others.
+        meta_batch_size: The same of the meta data.
+        x: What is trained on, arrays or batches.
+        meta_data: The same of the meta data.
+    """
+    named = (
+        ("batch_size", batch_size, x),
+        ("meta_batch_size", meta_batch_size, meta_data),
+    )
+    for name, size, data in named:
+        if isinstance(data, tf.data.Dataset):
+            size = tf.nest.flatten(data.element_spec)[0].shape[:1].as_list()[:1]
+            size = size[0] if size else None
+        if size == 1:
+            raise ValueError(
+                f"{name} must be 2 or more, since weights count relative to each other "
+                "in a batch; received 1."
+            )
 
 
 def _has_labels(meta_data):

@@ -50,8 +50,8 @@ def audit(
         y: Labels, as for `fit`: `(n,)`, `(n, 1)` or `(n, num_classes)`, indices or
             names; `None` with batches.
         snapshots: A `SnapshotEnsemble` that was among the callbacks of `fit`:
-            probabilities are then the mean over its snapshots. `None` takes the
-            model as it is.
+            probabilities are then the mean of those of the model as it is and of
+            the mean over its snapshots. `None` takes the model as it is.
         ids: `(n,)` names of the examples, for a column `id`.
         paths: `(n,)` paths of their files, for a column `path`.
         class_names: Names of the classes, in order; `None` for those that the model
@@ -137,23 +137,29 @@ def audit(
 
 def _scorer(model, snapshots):
     """A compiled function of a batch: what its rows of the table say."""
-    classifier = getattr(model, "served", model)
-    members = [classifier] if snapshots is None else snapshots.members()
-    voters = [features_and_logits(member) for member in members]
-    current = voters[0] if snapshots is None else features_and_logits(classifier)
-    num_classes = voters[0].outputs[1].shape[-1]
+    current = features_and_logits(getattr(model, "served", model))
+    members = [] if snapshots is None else snapshots.members()
+    earlier = [features_and_logits(member) for member in members]
+    num_classes = current.outputs[1].shape[-1]
     weigh = getattr(model, "weigh", lambda x, y: None)
 
+    def logits_of(network, x):
+        return at_least_float32(network(x, training=False)[1])
+
     def score(x, y):
-        logits = [at_least_float32(voter(x, training=False)[1]) for voter in voters]
-        probabilities = tf.reduce_mean(tf.nn.softmax(tf.stack(logits)), axis=0)
+        logits = logits_of(current, x)
+        probabilities = tf.nn.softmax(logits)
+        if earlier:
+            # The last epoch knows most, the snapshots vary least: half and half.
+            votes = tf.nn.softmax(tf.stack([logits_of(n, x) for n in earlier]))
+            probabilities = (probabilities + tf.reduce_mean(votes, axis=0)) / 2
         targets = to_targets(y, num_classes)
         given = tf.argmax(targets, axis=-1)
         is_given = tf.one_hot(given, num_classes, on_value=True, off_value=False)
         own = tf.reduce_max(tf.where(is_given, probabilities, 0.0), axis=-1)
         other = tf.reduce_max(tf.where(is_given, 0.0, probabilities), axis=-1)
         suggested = tf.where(own >= other, given, tf.argmax(probabilities, axis=-1))
-        losses = cross_entropy(at_least_float32(current(x, training=False)[1]), targets)
+        losses = cross_entropy(logits, targets)
         weights = weigh(x, y)
         if weights is None:
             weights = tf.fill(tf.shape(own), np.nan)

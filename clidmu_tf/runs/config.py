@@ -53,7 +53,7 @@ class Config(OfMethods):
                     object.__setattr__(self, flag, declared.default)
         for flag, (_, declared) in flags_of(self.full_method).items():
             try:
-                declared.setting.check(f"--{flag}", getattr(self, flag))
+                declared.check(f"--{flag}", getattr(self, flag))
             except ValueError as error:
                 raise UserError(str(error)) from None
         if (self.noise == "none") != (self.noise_rate == 0):

@@ -1,5 +1,6 @@
 """The data of a run: a source with its noise and holdout, and its batches."""
 
+import contextlib
 import dataclasses
 import logging
 import textwrap
@@ -21,7 +22,13 @@ logger = logging.getLogger(__name__)
 # Added to the seed for batches that go beside the labelled ones, not with them.
 META_SEED = 10**6
 MOST_CLASSES = 10
+MOST_NAMED = 3  # images in a sentence
 COLUMNS = 100  # of a terminal
+# What TensorFlow raises for files that are gone or damaged, if not for them alone.
+OF_FILES = (
+    *(tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnknownError),
+    *(tf.errors.PermissionDeniedError, tf.errors.DataLossError),
+)
 OF_IMAGES = ("augment", "image_size", "resize_size")
 UNLABELED_SEED = 2 * 10**6
 
@@ -200,11 +207,41 @@ def account(source: Source) -> str:
         f"Read {len(source.train):,} examples to train on and {len(source.test):,} "
         f"{held_out}, of {len(some)} classes ({classes})."
     ]
+    if source.reading:
+        lines.insert(0, source.reading)
     if source.ignored:
         kinds = sorted(source.ignored.items())
         ignored = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         lines.append(f"Ignored, as no images: {ignored}.")
     return "\n".join(textwrap.fill(line, COLUMNS) for line in lines)
+
+
+@contextlib.contextmanager
+def naming_damage(source: Source) -> Iterator[None]:
+    """Names the images that a run could not read, though they were whole once.
+
+    Args:
+        source: What it reads.
+
+    Raises:
+        UserError: There are such.
+    """
+    try:
+        yield
+    except OF_FILES as error:
+        logger.info("Something could not be read: looking for it in all of the data.")
+        parts = (source.train, source.test, source.holdout, source.unlabeled)
+        found = [name for part in parts if part for name in data.damaged(part)]
+        if not found:
+            raise
+        named = ", ".join(found[:MOST_NAMED]) + (
+            ", …" if len(found) > MOST_NAMED else ""
+        )
+        raise UserError(
+            "Images that were whole when the run began can't be read any more "
+            f"({len(found)}: {named}): bring them back as they were, and the same "
+            "command goes on."
+        ) from error
 
 
 def wrong_share(split: Split) -> float | None:

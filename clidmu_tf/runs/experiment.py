@@ -86,6 +86,7 @@ class Experiment:
             resize_size=config.resize_size,
             holdout=config.holdout,
             on_bad_image=config.on_bad_image,
+            max_pixels=config.max_pixels,
             train_examples=config.train_examples,
             label_column=config.label_column,
             clean_label_column=config.clean_label_column,

@@ -1,9 +1,12 @@
 """The model of a run: a classifier with its first weights, optimizers, compiled."""
 
+import logging
 import pathlib
+import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.engine.method import Method
@@ -13,6 +16,9 @@ from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs.evaluation import top5_metrics
 from clidmu_tf.runs.workdir import Described
 
+logger = logging.getLogger(__name__)
+
+MOST_NAMED = 3  # layers in a sentence
 JIT = {"auto": "auto", "on": True, "off": False}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -46,23 +52,57 @@ def build_classifier(
 
 
 def load_weights(classifier: keras.Model, path: str) -> None:
-    """Reads initial weights from a `.keras` or `.weights.h5` file, by layer."""
+    """Reads initial weights, of all layers but the head, from a file.
+
+    Args:
+        classifier: The classifier.
+        path: A `.keras` file of a model that has its layers, or a `.weights.h5` file of
+            such a model's weights.
+
+    Raises:
+        UserError: It is not there, or has nothing that fits one of the layers.
+    """
     if not pathlib.Path(path).exists():
         raise UserError(f"--init_weights={path} is not there.")
+    *body, _ = [layer for layer in classifier.layers if layer.weights]
     other = load_model(path) if path.endswith(".keras") else None
     try:
         if other is not None:
-            head = classifier.layers[-1].name
-            for layer in classifier.layers:
-                if layer.name != head and layer.weights:
-                    copy_weights(layer, other)
+            for layer in body:
+                copy_weights(layer, other)
         else:
-            classifier.load_weights(path, skip_mismatch=True)
-    except (ValueError, OSError) as error:
+            read_weights(classifier, body, path)
+    except (ValueError, TypeError, OSError) as error:
         raise UserError(
             f"--init_weights={path} does not fit --backbone={classifier.name} "
             f"({str(error).rstrip('.')}): give a .keras or .weights.h5 file that does."
         ) from error
+    logger.info(
+        "Took the weights of %s from %s; those of the last layer are new.",
+        ", ".join(layer.name for layer in body[:MOST_NAMED])
+        + (", …" if len(body) > MOST_NAMED else ""),
+        path,
+    )
+
+
+def read_weights(classifier: keras.Model, body: list[keras.Layer], path: str) -> None:
+    """Reads a `.weights.h5` file, every layer of the body or none.
+
+    Keras leaves out what does not fit without saying what; so a copy without weights
+    reads it first.
+    """
+    copy = keras.models.clone_model(classifier)
+    for variable in copy.variables:
+        if variable.dtype.startswith(("float", "bfloat")):
+            variable.assign(np.full(variable.shape, np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy.load_weights(path, skip_mismatch=True)
+    for layer in body:
+        values = copy.get_layer(layer.name).get_weights()
+        if any(np.isnan(value).any() for value in values):
+            raise ValueError(f"it has no weights for the layer {layer.name!r}")
+        layer.set_weights(values)
 
 
 def copy_weights(layer: keras.Layer, model: keras.Model) -> None:

@@ -26,6 +26,7 @@ def prepare(config: Config) -> None:
         manual_dir=config.manual_dir,
         data_dir=config.data_dir or None,
         size=config.prepare_size,
+        max_pixels=config.max_pixels,
     )
     print(f"\n{prepared.name}\n")
     print(f"{'split':<22}{'images':>11}{'published':>11}{'left out':>11}")

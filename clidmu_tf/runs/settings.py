@@ -107,6 +107,11 @@ class RunSettings:
     on_bad_image: str = setting(
         "refuse", "A file that is no image.", ("refuse", "skip")
     )
+    max_pixels: int = setting(
+        200_000_000,
+        "An image file of more pixels is a bad one: it is not decoded.",
+        least=1,
+    )
     train_examples: int = setting(0, "Train on so many; 0: all.", least=0)
     augment: str = setting(
         "", "Comma-separated: flip, crop, randaugment (or randaugment:3:5)."

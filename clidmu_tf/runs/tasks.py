@@ -53,15 +53,17 @@ def train(config: Config, is_trial: bool = False) -> None:
     experiment.fit_arguments()  # what is wrong shows before the folder is taken
     with workdir.held() if chief else contextlib.nullcontext():
         if chief:
+            workdir.check_data(experiment.loaded)
             workdir.claim(config)
+            workdir.write_fingerprint(experiment.loaded)
             workdir.write_source(experiment.described, experiment.preprocessing)
             if not is_trial:
                 tell(experiment, config)
-        snapshots, rows = training.fit(experiment, workdir, is_trial)
-        if chief:
-            outcome.finish(
-                experiment, workdir, snapshots, rows, is_trial, config.beside
-            )
+        with datasets.naming_damage(experiment.source):
+            snapshots, rows = training.fit(experiment, workdir, is_trial)
+            if chief:
+                beside = config.beside
+                outcome.finish(experiment, workdir, snapshots, rows, is_trial, beside)
     strategies.leave_together(strategy)
 
 
@@ -83,6 +85,8 @@ def evaluate(config: Config) -> None:
             "first, by --task=train."
         )
     source = Experiment(trained).loaded
+    is_other_split = trained.test_split != workdir.read_config().test_split
+    workdir.check_data(source, but_test=is_other_split)
     reader = Reader(source, trained.batch_size)
     what = outcome.measured_on(source.test_is_given)
     anew = (
@@ -95,7 +99,8 @@ def evaluate(config: Config) -> None:
     ]:
         raw = reader.raw_in_order(source.test)
         serve = export.load(path, anew)
-        accuracy, top5, count = evaluation.evaluate_served(serve, raw)
+        with datasets.naming_damage(source):
+            accuracy, top5, count = evaluation.evaluate_served(serve, raw)
         has_top5 = evaluation.top5_metrics(len(source.class_names))
         more = f", top-5 {top5:.4f}" if has_top5 else ""
         print(f"{name:<18} accuracy {accuracy:.4f}{more} on {count} {what}")
@@ -123,7 +128,8 @@ def audit_task(config: Config) -> None:
     """Audits the training labels of a workdir by its last checkpoint."""
     workdir = Workdir(config.workdir)
     experiment = Experiment(settings_of(workdir, config))
-    with workdir.held():
+    workdir.check_data(experiment.loaded, but_test=True)  # an audit reads none
+    with workdir.held(), datasets.naming_damage(experiment.source):
         _, rows = training.restore(experiment, workdir)
         snapshots = experiment.snapshots(workdir.checkpoints)
         snapshots.restore(before_epoch=len(rows))

@@ -209,7 +209,9 @@ def start_from(past: Workdir, workdir: Workdir) -> None:
     """Lets a trial go on where a shorter one with its settings ended."""
     if any(workdir.checkpoints.glob("step-*.npz")):
         return  # it has gone on already
-    for path in past.checkpoints.glob("*.npz"):
+    # The checkpoint comes last: with it the trial counts as one that has gone on.
+    snapshots = sorted(past.checkpoints.glob("snapshot-*.npz"))
+    for path in (*snapshots, max(past.checkpoints.glob("step-*.npz"))):
         copy = workdir.checkpoints / path.name
         shutil.copyfile(path, copy.with_suffix(".part"))
         os.replace(copy.with_suffix(".part"), copy)

@@ -3,13 +3,24 @@
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import pathlib
 
+from clidmu_tf.data import Fingerprint
 from clidmu_tf.errors import UserError
-from clidmu_tf.files import locked, read_json, write_json, write_text
+from clidmu_tf.files import (
+    locked,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+    write_text,
+)
 from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs import config as config_module
+
+logger = logging.getLogger(__name__)
 
 # What may differ between a run and its continuation.
 FREE = (
@@ -64,6 +75,7 @@ class Workdir:
         self.lock = self.path / "lock"
         self.config = self.path / "config.cfg"
         self.source = self.path / "source.json"
+        self.fingerprint = self.path / "fingerprint.npz"
         self.preprocessing = self.path / "preprocessing.keras"
         self.columns = self.path / "columns.json"
         self.metrics = self.path / "metrics.csv"
@@ -81,6 +93,7 @@ class Workdir:
 
     def check(self, config):
         """Raises a UserError where the folder is neither free nor this run's."""
+        self._check_place(config)
         with self._usable():
             if self.config.exists():
                 self._check_run(config)
@@ -132,6 +145,15 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def _check_place(self, config):
+        around = pathlib.Path(config.data_dir).resolve()
+        is_inside = self.path.resolve().is_relative_to(around)
+        if config.dataset == "folder" and config.data_dir and is_inside:
+            raise UserError(
+                f"--workdir={self.path} lies in --data_dir={config.data_dir}, where it "
+                "would be read as a class: name a folder outside."
+            )
 
     def _check_run(self, config):
         other = config_module.read(self.config)
@@ -226,6 +248,33 @@ class Workdir:
             preprocessing.model.save(part)
             part.replace(self.preprocessing)
             write_json(self.columns, preprocessing.columns)
+
+    def write_fingerprint(self, source):
+        """Keeps what the data, as they were loaded, are known by again."""
+        write_arrays(self.fingerprint, **vars(Fingerprint.of(source)))
+
+    def check_data(self, source, but_test=False):
+        """Raises a UserError where the data have changed since the run began.
+
+        Args:
+            source: The `Source`, as it was loaded.
+            but_test: Whether the examples to test on may be other ones.
+        """
+        if not self.fingerprint.exists():
+            if self.config.exists() and source.is_held_out:
+                logger.warning(
+                    "%s holds a run of an older version, which held out other "
+                    "examples: some of those that are tested on now it has seen.",
+                    self.path,
+                )
+            return
+        before = Fingerprint(**read_arrays(self.fingerprint))
+        changes = before.changes(Fingerprint.of(source), but_test)
+        if changes:
+            raise UserError(
+                f"--workdir={self.path} holds a run on other data than these "
+                f"({changes}): bring those back, or train anew in another --workdir."
+            )
 
     def read_preprocessing(self):
         """Returns what makes inputs of the rows of a table; `None` of images."""

@@ -8,14 +8,14 @@ from clidmu_tf.data.builders import files
 PARTS = 256
 
 
-def examples(split, make_entries, root, size, report):
+def examples(split, make_entries, examine, report):
     """Makes the Beam transform that reads a split.
 
     Args:
         split: Name of the split.
         make_entries: Function without arguments that yields `Entry`s.
-        root: The folder, which every worker must see under this path.
-        size: As in `files.examine`.
+        examine: `files.examine` with a root, which every worker must see under its
+            path.
         report: File that names what was left out.
 
     Returns:
@@ -30,7 +30,7 @@ def examples(split, make_entries, root, size, report):
             | beam.Create(range(PARTS))
             | beam.Reshuffle()
             | beam.FlatMap(part, make_entries)
-            | beam.Map(files.examine, root, size)
+            | beam.Map(examine)
         )
         (
             examined

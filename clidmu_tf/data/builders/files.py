@@ -1,7 +1,5 @@
 """What the lists of a data set name, read without ever leaving its folder."""
 
-import collections
-import concurrent.futures
 import os
 import pathlib
 from typing import NamedTuple
@@ -9,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from clidmu_tf.data.decode import MAX_PIXELS, TooManyPixels, room_for
+
 UNREADABLE = "cannot be read"
 MISSING = "missing"
 NO_IMAGE = "cannot be decoded"
 NO_LABEL = "no label"
 NOT_UNDERSTOOD = "line not understood"
 OUTSIDE = "leads out of the folder"
+TOO_LARGE = "too many pixels"
 OUT_OF_RANGE = "label out of range"
 TWICE = "listed twice"
-
-# Images that are read ahead of the writer: all that lie in memory at once.
-AHEAD = 64
 JPEG_QUALITY = 95
 
 
@@ -132,7 +130,7 @@ def once(make_entries):
         yield entry
 
 
-def examine(entry, root, size=0):
+def examine(entry, root, size=0, max_pixels=MAX_PIXELS):
     """Reads an image and decodes it once.
 
     Args:
@@ -140,6 +138,7 @@ def examine(entry, root, size=0):
         root: The folder that its id is relative to.
         size: Longer shorter sides are brought to this many pixels; 0 leaves the file's
             bytes as they are.
+        max_pixels: Images of more pixels are not decoded.
 
     Returns:
         The entry and the bytes to store; where these are empty, the entry says why.
@@ -152,11 +151,14 @@ def examine(entry, root, size=0):
             return entry._replace(problem=OUTSIDE), b""
         if not os.path.isfile(path):
             return entry._replace(problem=MISSING), b""
-        with open(path, "rb") as file:
-            return entry, to_store(file.read(), size)
+        data = pathlib.Path(path).read_bytes()
+        with room_for(data, max_pixels):
+            return entry, to_store(data, size)
     except PermissionError:
         return entry._replace(problem=UNREADABLE), b""
-    except tf.errors.InvalidArgumentError:
+    except TooManyPixels:
+        return entry._replace(problem=TOO_LARGE), b""
+    except tf.errors.OpError:
         return entry._replace(problem=NO_IMAGE), b""
     except ValueError:  # a null byte in the path
         return entry._replace(problem=NOT_UNDERSTOOD), b""
@@ -187,15 +189,3 @@ def report_line(split, entry):
     strange = "\N{REPLACEMENT CHARACTER}"
     name = "".join(c if c.isprintable() else strange for c in entry.id)
     return f"{split}\t{entry.problem}\t{name}"
-
-
-def in_threads(function, items):
-    """Yields `function(item)` in order, a few items ahead, on all cores."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        pending = collections.deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -13,6 +13,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 from clidmu_tf.data.builders import beam, files
+from clidmu_tf.data.decode import MAX_PIXELS
+from clidmu_tf.data.threads import in_threads
 from clidmu_tf.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     Args:
         prepare_size: Shorter side in pixels that larger images are brought to, as JPEG
             of quality 95; 0 keeps each file's bytes.
+        max_pixels: Images of more pixels are not decoded, but left out.
         **kwargs: As of every TFDS builder: `data_dir`, `config`, `version`.
     """
 
@@ -49,8 +52,8 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
     PUBLISHED: dict[str, dict[str, int]] = {}
     HOMEPAGE = ""
 
-    def __init__(self, *, prepare_size=0, **kwargs):
-        self.prepare_size = prepare_size
+    def __init__(self, *, prepare_size=0, max_pixels=MAX_PIXELS, **kwargs):
+        self.prepare_size, self.max_pixels = prepare_size, max_pixels
         self._with_beam = False
         super().__init__(**kwargs)
 
@@ -152,17 +155,22 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split, make_entries, root):
+        examine = functools.partial(
+            files.examine,
+            root=root,
+            size=self.prepare_size,
+            max_pixels=self.max_pixels,
+        )
         if not self._with_beam:
-            return self._read(split, make_entries, root)
+            return self._read(split, make_entries, examine, root)
         report = f"{self.report}.{split}"
-        return beam.examples(split, make_entries, root, self.prepare_size, report)
+        return beam.examples(split, make_entries, examine, report)
 
-    def _read(self, split, make_entries, root):
-        examine = functools.partial(files.examine, root=root, size=self.prepare_size)
+    def _read(self, split, make_entries, examine, root):
         bad = []
         good = 0
         with open(self.report, "a", encoding="utf-8") as report:
-            for entry, image in files.in_threads(examine, files.once(make_entries)):
+            for entry, image in in_threads(examine, files.once(make_entries)):
                 if entry.problem:
                     report.write(files.report_line(split, entry) + "\n")
                     bad = bad or [entry]

@@ -362,7 +362,19 @@ $ --task=tune --tune_space=learning_rate --learning_rate=0
 $ --task=tune --workdir=unfinished
     --workdir=unfinished holds a run, not a search, which --task=tune is: choose another --workdir.
 $ --test_split=train
-    train_split='train' and test_split='train' choose splits of a TFDS data set, and digits is none: leave them …
+    test_split='train' is of a TFDS data set, and digits is none: leave it at ''.
+$ --train_split=test
+    train_split='test' is of a TFDS data set, and digits is none: leave it at 'train'.
+$ --label_key=worse_label
+    label_key='worse_label' is of a TFDS data set, and digits is none: leave it at 'label'.
+$ --dataset=folder --data_dir=photos --clean_label_key=label
+    clean_label_key='label' is of a TFDS data set, and folder is none: leave it at ''.
+$ --dataset=cifar10 --train_split=test --test_split=test
+    train_split and test_split are both 'test', so that a run would be tested on what it has seen: name two splits.
+$ --batch_size=1
+    --batch_size must be 2 or more with --method=clid_mu, since weights count relative to each other in a batch; …
+$ --meta_objective=clid --meta_batch_size=1
+    --meta_batch_size must be 2 or more with --method=clid_mu, since weights count relative to each other in a …
 $ --resume=false --workdir=unfinished
     --workdir=unfinished already holds this run: leave --resume on to go on with it, choose another --workdir, or …
 $ --seed=3 --workdir=unfinished
@@ -376,6 +388,12 @@ CALLS = r"""
     temperature must be above 0; received 0.
 >>> clidmu.CLIDMU(dense(), temperature=-1)
     temperature must be above 0; received -1.
+>>> clidmu.CLIDMU(dense(), temperature=float("inf"))
+    temperature must be a finite number; received inf.
+>>> clidmu.CLIDMU(dense(), prior_penalty=float("inf"))
+    prior_penalty must be a finite number; received inf.
+>>> clidmu.CLIDMU(dense(), warmup_steps=2.5)
+    warmup_steps must be a whole number; received 2.5.
 >>> clidmu.CLIDMU(dense(), meta_objective="magic")
     meta_objective must be one of auto, noisy_mae, clid, cross_entropy, mae; received 'magic'.
 >>> clidmu.CLIDMU(dense(), virtual_scope="none")
@@ -428,6 +446,7 @@ CALLS = r"""
 >>> clidmu.CLIDMU(dense()).compile("sgd", no_such=1)
     compile() takes no no_such, there is no such argument: leave out 1.
 >>> model.fit(x, y + 1)
+>>> model.evaluate(x, y + 1)
 >>> model.label_weights(x, y + 1)
 >>> clidmu.audit(dense(), x, y + 1)
     labels must be whole numbers from 0 to 2; received 3 at index 2 (10 of 30 are wrong).
@@ -452,6 +471,17 @@ CALLS = r"""
     meta_data= is for other meta objectives: under 'noisy_mae' the given labels judge. Leave it out, or use …
 >>> model.fit(table.assign(a="much"), y)
     x must hold numbers alone, or texts alone; received both: -0.13210485875606537 at index 0.
+>>> model.fit(x)
+>>> model.fit()
+    x and y must hold the same examples, one or more; received no y.
+>>> model.fit(x, y, batch_size=1)
+    batch_size must be 2 or more, since weights count relative to each other in a batch; received 1.
+>>> clidmu.audit(dense(), x, y, batch_size=0)
+    batch_size must be 1 or more; received 0.
+>>> clidmu.report(issues, x[:1])
+    x must hold the inputs that were audited; received 1, and the table names number …
+>>> model.fit(x, y[:3])
+>>> model.evaluate(x, y[:3])
 >>> model.label_weights(x, y[:3])
     x and y must hold the same examples, one or more; received lengths [3, 30].
 >>> model.save("model.h5")

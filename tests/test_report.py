@@ -248,7 +248,8 @@ def test_run_leaves_table_and_page_of_its_own_labels(finished):
         *("id", "path", "given_label", "suggested_label", "label_quality", "loss"),
         *("weight", "is_label_issue", "given_class", "suggested_class"),
     ]
-    assert table.index.tolist() == list(range(54))
+    kept = finished.read_summary()["train_examples"]  # but for those held out
+    assert table.index.tolist() == list(range(kept)) and 45 < kept < 60
     for row in table.itertuples():
         assert row.path.endswith(f"images/{row.id}")
         assert row.id.startswith(f"{row.given_class}/")

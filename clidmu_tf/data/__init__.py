@@ -98,10 +98,18 @@ def load(
     ```
     """
     _check(name, image_size, resize_size, holdout, on_bad_image, max_pixels)
-    if name in ("digits", "folder", "csv") and (train_split != "train" or test_split):
+    if name in ("digits", "folder", "csv"):
+        _refuse_of_tfds(
+            name,
+            ("train_split", train_split, "train"),
+            ("test_split", test_split, ""),
+            ("label_key", label_key, "label"),
+            ("clean_label_key", clean_label_key, ""),
+        )
+    elif train_split == test_split:
         raise UserError(
-            f"train_split={train_split!r} and test_split={test_split!r} choose splits "
-            f"of a TFDS data set, and {name} is none: leave them at 'train' and ''."
+            f"train_split and test_split are both {test_split!r}, so that a run would "
+            "be tested on what it has seen: name two splits."
         )
     if name == "digits":
         source = digits()
@@ -148,6 +156,15 @@ def load(
         np.random.default_rng(seed).shuffle(chosen)
     kept = source.train.take(np.sort(chosen[:train_examples]))
     return dataclasses.replace(source, train=kept)
+
+
+def _refuse_of_tfds(name, *settings):
+    for setting, value, default in settings:
+        if value != default:
+            raise UserError(
+                f"{setting}={value!r} is of a TFDS data set, and {name} is none: leave "
+                f"it at {default!r}."
+            )
 
 
 def _check(name, image_size, resize_size, holdout, on_bad_image, max_pixels):

@@ -4,6 +4,7 @@ import keras
 
 from clidmu_tf.core.labels import (
     as_labels,
+    check_labels,
     names_of,
     to_index_tensor,
     to_indices,
@@ -11,7 +12,7 @@ from clidmu_tf.core.labels import (
 )
 from clidmu_tf.core.losses import clid, mean_absolute_error
 from clidmu_tf.engine.examples import split_index, views_of
-from clidmu_tf.engine.given import as_arrays, positions_of
+from clidmu_tf.engine.given import as_arrays, check_lengths, positions_of
 from clidmu_tf.engine.network import Network
 from clidmu_tf.nets.features import scores_of
 
@@ -132,6 +133,9 @@ class ClassifierModel(keras.Model):
         """
         x, y = self._in_form((x, y))
         self._require_built()
+        if y is not None:
+            check_lengths(x, y)
+            check_labels(y, self.num_classes)
         return super().evaluate(x, y, **kwargs)
 
     def predict(self, x, *args, **kwargs):

@@ -174,7 +174,7 @@ def check_inputs(x, first_row=0):
 def check_lengths(x, y):
     """Raises a ValueError where inputs and labels are not of the same examples."""
     arrays = keras.tree.flatten((x, y))
-    sizes = {len(array) for array in arrays if array is not None}
+    sizes = {array.shape[0] for array in arrays if array is not None}
     if y is None or len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             "x and y must hold the same examples, one or more; received "
@@ -205,6 +205,8 @@ def checked_batches(x, y, *, batch_size, num_classes, class_names=None):
     Raises:
         ValueError: Something is not as it must be; the sentence names the first row.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; received {batch_size}.")
     row = 0
     if not is_batches(x):
         x = as_arrays(x)

@@ -24,7 +24,9 @@ from clidmu_tf.engine.examples import (
 from clidmu_tf.engine.given import (
     as_arrays,
     check_inputs,
+    check_lengths,
     checked_batches,
+    is_batches,
     names_known,
     positions_of,
 )
@@ -146,6 +148,8 @@ class MethodModel(NoisyLabelModel):
         """
         is_arrays = y is not None
         x = as_arrays(x)
+        if not is_arrays and not is_batches(x):
+            check_lengths(x, y)
         self.build_from(x)
         y = self.indices(y)
         held_out = kwargs.get("validation_data")
@@ -155,6 +159,7 @@ class MethodModel(NoisyLabelModel):
             x, y, kwargs = split_off_validation(x, y, kwargs)
         if is_arrays:
             check_labels(y, self.num_classes)
+            check_lengths(x, y)
             check_inputs(x)
             num_examples = count(y)
             self._check_batch_size(kwargs.get("batch_size") or 32, num_examples)

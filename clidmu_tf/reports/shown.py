@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from clidmu_tf.engine.given import as_arrays, each_batch, is_batches
+from clidmu_tf.engine.network import count
 
 THUMBNAIL = 96  # pixels
 TEXT = 240  # characters
@@ -40,12 +41,21 @@ def examples_at(x: Any, positions: np.ndarray) -> list[Any]:
     Args:
         x: Inputs as `clidmu.audit` takes them.
         positions: `(k,)`.
+
+    Raises:
+        ValueError: There are fewer.
     """
     if isinstance(x, pd.DataFrame):
         return x.iloc[positions].to_dict("records")
     if is_batches(x):
         return _kinds(_from_batches(x, positions))
     x = as_arrays(x)
+    size, last = count(x), int(np.max(positions, initial=-1))
+    if last >= size:
+        raise ValueError(
+            f"x must hold the inputs that were audited; received {size}, and the table "
+            f"names number {last}."
+        )
     return _kinds(keras.tree.map_structure(lambda a: np.asarray(a)[positions], x))
 
 

@@ -61,6 +61,14 @@ class Config(OfMethods):
                 f"--noise={self.noise} and --noise_rate={self.noise_rate} do not go "
                 "together: give a noise and a rate above 0, or neither."
             )
+        if self.method_class.takes_meta_optimizer:
+            for name in ("batch_size", "meta_batch_size"):
+                if getattr(self, name) == 1:
+                    raise UserError(
+                        f"--{name} must be 2 or more with --method={self.method}, "
+                        "since weights count relative to each other in a batch; "
+                        "received 1."
+                    )
         least = self.method_class.least_batch
         if self.batch_size < least:
             raise UserError(

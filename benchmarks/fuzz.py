@@ -14,7 +14,6 @@ import os
 import pathlib
 import struct
 import tempfile
-import traceback
 import zlib
 
 import numpy as np
@@ -22,7 +21,8 @@ import pandas as pd
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks import report
+from benchmarks import fuzz_runs, report
+from benchmarks.mutations import mutate, told
 from clidmu_tf import data
 from clidmu_tf.data.builders import files
 from clidmu_tf.data.check import decodable
@@ -38,11 +38,6 @@ KINDS = {
     "webp": {"quality": 90},
     "tiff": {"compression": "tiff_lzw"},
 }
-# Sizes and offsets that are none: nothing, the largest, the lowest, and 20,000.
-NUMBERS = (0, 2**32 - 1, 2**31, 20_000)
-EXTREMES = [
-    np.array([n], order).view("uint8") for n in NUMBERS for order in ("<u4", ">u4")
-]
 
 
 def main():
@@ -56,30 +51,6 @@ def main():
         rows += SUBJECTS[name](given.mutations, given.seed)
     columns = ["file", "mutations", "refused", "believed", "tracebacks"]
     report.write("fuzz", pd.DataFrame(rows, columns=[*columns, "believed and wrong"]))
-
-
-def mutate(contents, rng):
-    """Damages a file's bytes in one to three of the ways in which they are damaged."""
-    for _ in range(rng.integers(1, 4)):
-        # Half of all damage is near the beginning, where a file says what it is.
-        most = len(contents) if rng.random() < 0.5 else 64
-        start = int(rng.integers(0, max(most, 1)))
-        before, part, after = np.split(
-            np.frombuffer(contents, "uint8"), [start, start + 8]
-        )
-        noise = rng.integers(0, 256, len(part), "uint8")
-        bit = np.uint8(1 << rng.integers(0, 8))
-        ways = [
-            [before, part[:1] ^ bit, part[1:], after],
-            [before, noise, after],
-            [before, EXTREMES[rng.integers(0, len(EXTREMES))], part[4:], after],
-            [before, noise, part, after],
-            [before, after],
-            [before, part, part, after],
-            [before],
-        ]
-        contents = np.concatenate(ways[rng.integers(0, len(ways))]).tobytes()
-    return contents
 
 
 # --- images
@@ -207,13 +178,7 @@ def tracebacks_of_preparing(root, path):
     return []
 
 
-def told():
-    """Prints a traceback."""
-    traceback.print_exc()
-    return "traceback"
-
-
-SUBJECTS = {"images": images}
+SUBJECTS = {"images": images, **fuzz_runs.SUBJECTS}
 
 if __name__ == "__main__":
     main()

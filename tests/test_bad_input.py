@@ -324,6 +324,8 @@ $ --task=export --workdir=binary
     binary/config.cfg is no config.cfg of a run of this version ('\udcff\udcfe' is no setting): mend it, …
 $ --task=export --workdir=nothing
     nothing/config.cfg is no config.cfg of a run of this version (it holds no setting): …
+$ --task=export --workdir=twice
+    twice/config.cfg is no config.cfg of a run of this version (--epochs stands in it twice): …
 $ --task=export --workdir=cut
     cut/config.cfg is no config.cfg of a run of this version ('--work' is no setting): …
 $ --workdir=maybe
@@ -664,6 +666,7 @@ FILES = {
     "binary/config.cfg": b"\xff\xfe",
     "nothing/config.cfg": b"# Run again\n",
     "cut/config.cfg": b"--task=train\n--work",
+    "twice/config.cfg": b"--epochs=3\n--epochs=30\n",
     "maybe/config.cfg": b"--resume=maybe\n",
     "directory/config.cfg/": b"",
     "source/source.json": b"{",

@@ -172,6 +172,8 @@ def read(path):
             name, equals, value = line.removeprefix("--").partition("=")
             if not (line.startswith("--") and equals and name in types):
                 raise ValueError(f"{line!r} is no setting")
+            if name in values:
+                raise ValueError(f"--{name} stands in it twice")
             kind = {bool: BOOLS.__getitem__}.get(types[name], types[name])
             values[name] = kind(value)
         if not values:

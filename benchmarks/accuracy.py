@@ -9,7 +9,7 @@
 
 Every run is that of the method's config in configs/ (digits.cfg, or a CIFAR config's
 rates) but for what the table names; `methods` takes a network without dropout, so that
-memorising shows (--with_dropout: with it), and needs cleanlab (pip install cleanlab).
+memorising shows (--with_dropout: with it).
 Last-epoch test accuracy; nothing is chosen on test data. Tables go to
 benchmarks/results/ with machine, versions and commit. A run's accuracy is kept beside
 its table, in a .csv, as soon as it is known, and not measured again at the same commit,

@@ -4,7 +4,7 @@
     python -m benchmarks.audit --data_dir=…        and CIFAR-10N, worst labels: 10,000
                                                    images, one seed
 
-Needs `pip install "cleanlab>=2.9,<2.10"`, which the package itself does not. In each
+In each
 row all ways see the same labels, and all but the SVM train the same network with the
 same settings for as many epochs:
 

@@ -475,7 +475,9 @@ def test_a_single_unit_is_found_however_it_is_written(last, weather, tmp_path):
 
 def hub_classifier(kind):
     """A small classifier of KerasHub with random weights, and inputs for it."""
-    models = pytest.importorskip("keras_hub").models
+    import keras_hub  # which takes seconds
+
+    models = keras_hub.models
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     if kind == "text":
@@ -610,9 +612,10 @@ def test_weight_histogram_takes_what_fit_takes(form, weather, tmp_path):
 
 
 def test_the_join_with_cleanlabs_table_runs_as_written(weather):
-    theirs_of = pytest.importorskip("cleanlab.classification").CleanLearning
+    from cleanlab.classification import CleanLearning
+
     x, given, _ = weather
-    theirs = theirs_of(LogisticRegression()).find_label_issues(x, given)
+    theirs = CleanLearning(LogisticRegression()).find_label_issues(x, given)
     issues = clidmu.audit(fitted(x, given), x, given)
     for text in ((ROOT / "README.md").read_text(), clidmu.audit.__doc__):
         shown = re.search(r"issues\.join\(theirs, [^)]*\)", text).group()

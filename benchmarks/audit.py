@@ -4,9 +4,8 @@
     python -m benchmarks.audit --data_dir=…        and CIFAR-10N, worst labels: 10,000
                                                    images, one seed
 
-In each
-row all ways see the same labels, and all but the SVM train the same network with the
-same settings for as many epochs:
+In each row all ways see the same labels, and all but the SVM train the same network
+with the same settings for as many epochs:
 
 - CLID-MU audit: `clidmu.audit` of the network that was trained on these labels.
 - loss ranking: the cross-entropy of each label after plain training on all of them.

@@ -30,15 +30,21 @@ def test_a_saved_application_becomes_the_body(tmp_path):
     assert np.array_equal(head.get_weights()[0], before[0])
 
 
-def test_a_classifier_of_other_classes_gives_all_but_its_head(tmp_path):
+@pytest.mark.parametrize("name", ["trained.keras", "trained.weights.h5"])
+def test_a_classifier_of_other_classes_gives_all_but_its_head(name, tmp_path, caplog):
+    caplog.set_level("INFO", "clidmu_tf")
     trained = backbones.build("small_cnn", SHAPE, num_classes=7, seed=1)
-    trained.save(tmp_path / "trained.keras")
+    if name.endswith("h5"):
+        trained.save_weights(tmp_path / name)
+    else:
+        trained.save(tmp_path / name)
     classifier = backbones.build("small_cnn", SHAPE, num_classes=3, seed=2)
     head = classifier.layers[-1].get_weights()
-    models.load_weights(classifier, str(tmp_path / "trained.keras"))
+    models.load_weights(classifier, str(tmp_path / name))
     pairs = zip(classifier.layers[:-1], trained.layers[:-1], strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
     assert np.array_equal(classifier.layers[-1].get_weights()[0], head[0])
+    assert "Took the weights of block1_conv, " in caplog.text
 
 
 def test_another_network_is_refused(tmp_path):
@@ -46,19 +52,6 @@ def test_another_network_is_refused(tmp_path):
     classifier = backbones.build("MobileNetV2", SHAPE, num_classes=3, seed=1)
     with pytest.raises(UserError, match="does not fit --backbone=MobileNetV2"):
         models.load_weights(classifier, str(tmp_path / "other.keras"))
-
-
-def test_weights_of_other_classes_give_all_but_the_head(tmp_path, caplog):
-    caplog.set_level("INFO", "clidmu_tf")
-    trained = backbones.build("small_cnn", SHAPE, num_classes=7, seed=1)
-    trained.save_weights(tmp_path / "trained.weights.h5")
-    classifier = backbones.build("small_cnn", SHAPE, num_classes=3, seed=2)
-    head = classifier.layers[-1].get_weights()
-    models.load_weights(classifier, str(tmp_path / "trained.weights.h5"))
-    pairs = zip(classifier.layers[:-1], trained.layers[:-1], strict=True)
-    assert all(same(mine, theirs) for mine, theirs in pairs)
-    assert np.array_equal(classifier.layers[-1].get_weights()[0], head[0])
-    assert "Took the weights of block1_conv, " in caplog.text
 
 
 def test_weights_that_fit_but_for_a_layer_are_refused_and_none_taken(tmp_path):

@@ -40,7 +40,7 @@ from sklearn.svm import SVC
 
 from benchmarks import report
 from benchmarks.accuracy import NOISES, train
-from clidmu_tf.reports import audit
+from clidmu_tf.reports.audit import audit
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 

@@ -170,7 +170,7 @@ def test_any_split_trains_and_any_tests(tmp_path):
             assert labels == {k: c for k, (c, _) in copy.good[split].items()}
     with pytest.raises(UserError, match="--test_split=val is no split of"):
         load(test_split="val")
-    with pytest.raises(UserError, match="leave them at"):
+    with pytest.raises(UserError, match="leave it at"):
         data.load("digits", test_split="validation")
 
 

@@ -90,12 +90,10 @@ def assert_same(first, second, tolerance=2e-5, logs=True):
         )
 
 
-@pytest.mark.parametrize("method", ["wnet", "vri"])
-def test_two_replicas_with_xla_make_the_update_of_one_device(method, tmp_path):
-    one = train(tmp_path, "one", method=method)
-    two = train(
-        tmp_path, "two", method=method, strategy="mirrored", devices=2, jit=True
-    )
+def test_two_replicas_with_xla_make_the_update_of_one_device(tmp_path):
+    """Of VRI; the workers below show it of a WNet."""
+    one = train(tmp_path, "one", method="vri")
+    two = train(tmp_path, "two", method="vri", strategy="mirrored", devices=2, jit=True)
     assert_same(one, two)
 
 

@@ -18,8 +18,8 @@ import clidmu_tf as clidmu
 from clidmu_tf.data import load
 from clidmu_tf.reports import figures
 from clidmu_tf.runs import export, tasks
+from clidmu_tf.runs.batches import Reader
 from clidmu_tf.runs.config import Config
-from clidmu_tf.runs.datasets import Reader
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
 from texts import message

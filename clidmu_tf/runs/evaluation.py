@@ -14,7 +14,7 @@ from clidmu_tf.engine.callbacks import clid_of
 from clidmu_tf.engine.classifier_model import REFERENCE_TEMPERATURE
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import check_finite
-from clidmu_tf.runs.datasets import Reader
+from clidmu_tf.runs.batches import Reader
 
 REFERENCE_BATCH = 100
 

@@ -16,8 +16,8 @@ from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import flags_of
 from clidmu_tf.runs import datasets, export, models, strategies
+from clidmu_tf.runs.batches import SplitExamples, TrainingData, augmentation
 from clidmu_tf.runs.config import Config
-from clidmu_tf.runs.datasets import SplitExamples, TrainingData
 from clidmu_tf.runs.workdir import Described
 
 if typing.TYPE_CHECKING:  # it comes with pandas
@@ -124,7 +124,7 @@ class Experiment:
             self.source,
             config.batch_size,
             config.seed,
-            **datasets.augmentation(
+            **augmentation(
                 config.augment,
                 bool(config.resize_size),
                 config.strong_augment,

@@ -10,7 +10,7 @@ from clidmu_tf.reports import figures
 from clidmu_tf.reports import page as report
 from clidmu_tf.reports.audit import audit
 from clidmu_tf.reports.csv import to_csv
-from clidmu_tf.runs.datasets import Reader
+from clidmu_tf.runs.batches import Reader
 from clidmu_tf.runs.workdir import Workdir
 
 

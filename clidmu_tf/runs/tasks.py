@@ -15,8 +15,8 @@ from clidmu_tf.runs import (
     strategies,
     training,
 )
+from clidmu_tf.runs.batches import Reader
 from clidmu_tf.runs.config import Config
-from clidmu_tf.runs.datasets import Reader
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import FREE, Workdir
 

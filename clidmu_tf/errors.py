@@ -1,6 +1,7 @@
 """Errors a user can act on."""
 
 import math
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -8,6 +9,11 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, as a sentence lists them."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 class TrainingDiverged(RuntimeError):

@@ -1,3 +1,4 @@
+# A sentence stands in one line, as it is said.
 # ruff: noqa: E501
 """What is said of what cannot be: a table of inputs, and of the sentence for each.
 

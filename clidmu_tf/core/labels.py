@@ -8,6 +8,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from clidmu_tf.core.precision import in_dtype
+from clidmu_tf.errors import listed
 
 
 def to_targets(
@@ -112,7 +113,7 @@ def names_of(labels: npt.ArrayLike, num_classes: int) -> list[str] | None:
         return None
     names = [str(name) for name in np.unique(labels)]
     if len(names) != num_classes:
-        few = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+        few = listed([*map(repr, names)], most=5)
         raise ValueError(
             f"labels have {len(names)} names ({few}) and the classifier {num_classes} "
             f"classes: give it {len(names)}, or name them all by class_names=."

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from clidmu_tf.data.decode import TooManyPixels, read_pixels, room_for
 from clidmu_tf.data.threads import in_threads
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def readable(paths, on_bad_image, max_pixels):
     bad = [path for path, is_good in zip(paths, good, strict=True) if not is_good]
     if not bad:
         return good
-    named = ", ".join(map(printable, bad[:3])) + (", …" if len(bad) > 3 else "")
+    named = listed([*map(printable, bad)])
     complaint = (
         f"cannot be decoded, have more than --max_pixels={max_pixels}, or have a name "
         "that is not UTF-8"

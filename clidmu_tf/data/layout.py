@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import UserError, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 TRAIN, TEST = ("train", "training"), ("test", "testing")
@@ -56,13 +56,13 @@ def layout_of(root):
     )
     if train is None:
         raise UserError(
-            f"--data_dir={root} has {_listed(named)} and no train/ with a folder for "
+            f"--data_dir={root} has {_folders(named)} and no train/ with a folder for "
             "each class: lay it out so, or name a folder of classes."
         )
     beside = [path for path in folders if path not in named and _has_images(path)]
     if beside:
         raise UserError(
-            f"--data_dir={root} has images in {_listed(beside)} beside those in "
+            f"--data_dir={root} has images in {_folders(beside)} beside those in "
             f"{train.name}/: move either, since both may be meant as classes."
         )
     for path in splits:
@@ -84,9 +84,8 @@ def _only(root, paths):
     return paths[0] if paths else None
 
 
-def _listed(paths):
-    names = [f"{path.name}/" for path in paths[:3]]
-    return ", ".join(names) + (", …" if len(paths) > 3 else "")
+def _folders(paths):
+    return listed([f"{path.name}/" for path in paths])
 
 
 def sub_folders(root):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from clidmu_tf.core.labels import check_labels, to_targets
 from clidmu_tf.core.losses import clid, cross_entropy, mean_absolute_error
 from clidmu_tf.core.meta_gradient import meta_step, real_gradient
+from clidmu_tf.engine.examples import batch_size_of
 from clidmu_tf.engine.given import positions_of, refuse_loss
 from clidmu_tf.engine.method import Method, StepResult
 from clidmu_tf.engine.network import values_of
@@ -395,10 +396,7 @@ def check_sizes(batch_size, meta_batch_size, x=None, meta_data=None):
         ("meta_batch_size", meta_batch_size, meta_data),
     )
     for name, size, data in named:
-        if isinstance(data, tf.data.Dataset):
-            size = tf.nest.flatten(data.element_spec)[0].shape[:1].as_list()[:1]
-            size = size[0] if size else None
-        if size == 1:
+        if batch_size_of(data, {"batch_size": size}) == 1:
             raise ValueError(
                 f"{name} must be 2 or more, since weights count relative to each other "
                 "in a batch; received 1."

@@ -61,6 +61,7 @@ def main() -> NoReturn:
 
 def speak() -> None:
     """Lets this package say what it has to, without the chatter of others."""
+    # It passes on what it has no method of, which a type checker does not see.
     sys.stdout = terminal.Output(sys.stdout)  # type: ignore[assignment]
     handler = logging.StreamHandler()
     handler.setFormatter(terminal.Formatter())
@@ -106,6 +107,7 @@ def start_tensorflow() -> None:
     with terminal.without_chatter() if level != "0" else contextlib.nullcontext():
         import tensorflow as tf
 
+        # For what it imports, which has its own chatter.
         from clidmu_tf.runs import tasks  # noqa: F401
 
         tf.config.list_physical_devices()

@@ -13,12 +13,11 @@ import tensorflow as tf
 from clidmu_tf import data
 from clidmu_tf.core.labels import check_labels
 from clidmu_tf.data import Source, Split, noise
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 10
-MOST_NAMED = 3  # images in a sentence
 COLUMNS = 100  # of a terminal
 # What TensorFlow raises for files that are gone or damaged, if not for them alone.
 OF_FILES = (
@@ -226,13 +225,10 @@ def naming_damage(source: Source) -> Iterator[None]:
         found = [name for part in parts if part for name in data.damaged(part)]
         if not found:
             raise
-        named = ", ".join(found[:MOST_NAMED]) + (
-            ", …" if len(found) > MOST_NAMED else ""
-        )
         raise UserError(
             "Images that were whole when the run began can't be read any more "
-            f"({len(found)}: {named}): bring them back as they were, and the same "
-            "command goes on."
+            f"({len(found)}: {listed(found)}): bring them back as they were, and the "
+            "same command goes on."
         ) from error
 
 

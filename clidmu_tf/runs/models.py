@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.engine.method import Method
-from clidmu_tf.errors import UserError
+from clidmu_tf.errors import UserError, listed
 from clidmu_tf.nets import backbones
 from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs.evaluation import top5_metrics
@@ -18,7 +18,6 @@ from clidmu_tf.runs.workdir import Described
 
 logger = logging.getLogger(__name__)
 
-MOST_NAMED = 3  # layers in a sentence
 JIT = {"auto": "auto", "on": True, "off": False}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -79,9 +78,7 @@ def load_weights(classifier: keras.Model, path: str) -> None:
         ) from error
     logger.info(
         "Took the weights of %s from %s; those of the last layer are new.",
-        ", ".join(layer.name for layer in body[:MOST_NAMED])
-        + (", …" if len(body) > MOST_NAMED else ""),
-        path,
+        *(listed([layer.name for layer in body]), path),
     )
 
 
@@ -98,10 +95,11 @@ def read_weights(classifier: keras.Model, body: list[keras.Layer], path: str) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         copy.load_weights(path, skip_mismatch=True)
-    for layer in body:
-        values = copy.get_layer(layer.name).get_weights()
+    found = [copy.get_layer(layer.name).get_weights() for layer in body]
+    for layer, values in zip(body, found, strict=True):
         if any(np.isnan(value).any() for value in values):
             raise ValueError(f"it has no weights for the layer {layer.name!r}")
+    for layer, values in zip(body, found, strict=True):
         layer.set_weights(values)
 
 

@@ -250,8 +250,12 @@ class Workdir:
             write_json(self.columns, preprocessing.columns)
 
     def write_fingerprint(self, source):
-        """Keeps what the data, as they were loaded, are known by again."""
-        write_arrays(self.fingerprint, **vars(Fingerprint.of(source)))
+        """Keeps what the data, as they were loaded, are known by again.
+
+        Those of a run that goes on are known: `check_data` has compared them.
+        """
+        if not self.fingerprint.exists():
+            write_arrays(self.fingerprint, **vars(Fingerprint.of(source)))
 
     def check_data(self, source, but_test=False):
         """Raises a UserError where the data have changed since the run began.

@@ -37,7 +37,7 @@ def parts_of(config):
         raise SystemExit(
             f"--augment={config.augment} cannot be exported: flip, crop, or both can."
         )
-    return 4 if "crop" in words else 0, "flip" in words
+    return augment.PADDING if "crop" in words else 0, "flip" in words
 
 
 def schedule(config, examples, epochs):
@@ -97,66 +97,67 @@ def write_program(path, function, arguments, names):
     return [names[id(tensor)] for tensor in captured], constants
 
 
-def export(folder, config, check_steps):
-    folder.mkdir(parents=True, exist_ok=True)
-    source = Experiment(config).source
-    packed = {
-        part: packed_images.pack(np.asarray(split.inputs))
-        for part, split in (("train", source.train), ("test", source.test))
-    }
-    unpacked = {part: packed_images.unpack(arrays) for part, arrays in packed.items()}
-    source = dataclasses.replace(
-        source,
-        train=dataclasses.replace(source.train, inputs=unpacked["train"]),
-        test=dataclasses.replace(source.test, inputs=unpacked["test"]),
+def as_packed(source):
+    """A run's data as packing leaves them, and their arrays by part and name."""
+    parts, arrays = {}, {}
+    for part in ("train", "test"):
+        split = getattr(source, part)
+        packed = packed_images.pack(np.asarray(split.inputs))
+        parts[part] = dataclasses.replace(split, inputs=packed_images.unpack(packed))
+        arrays |= {f"{part}/{name}": array for name, array in packed.items()}
+        arrays[f"{part}_labels"] = split.labels.astype("int32")
+    return dataclasses.replace(source, **parts), arrays
+
+
+def programs_of(model, source, kinds, batch_size):
+    """Functions by name, and what each is called with: steps, and prediction."""
+    arguments = (
+        tf.constant(source.train.inputs),
+        tf.constant(source.train.labels, tf.int32),
+        tf.zeros([batch_size], tf.int32),
+        tf.zeros([batch_size], tf.bool),
+        tf.zeros([batch_size, 2], tf.int32),
     )
+    names = list(variables_of(model))
+    for kind in dict.fromkeys(kinds):
+        yield f"step_{kind}", training_step(model, kind, names), arguments
+
+    def predict(x):
+        return tf.argmax(model.served(tf.cast(x, tf.float32)), axis=-1)
+
+    yield "predict", predict, (tf.zeros([PREDICTED, *source.image_shape], tf.uint8),)
+
+
+def export(folder, config, check_steps):
+    """Writes the programs, `run.npz` and `check.npz` of a run into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, arrays = as_packed(Experiment(config).source)
     experiment = Experiment(config, source=source)
-    model, size = experiment.model, config.batch_size
+    model = experiment.model
     if model.memory() or experiment.meta_arguments() or model.num_networks > 1:
         raise SystemExit(f"--method={config.method} needs more than batches of images.")
+    steps = experiment.described.steps * config.epochs
+    kinds = [model.step_kind(step) for step in range(steps)]
     variables = variables_of(model)
+    values = {name: v.numpy() for name, v in variables.items()}
     handles = {id(v.value.handle): name for name, v in variables.items()}
-    steps = experiment.described.steps
-    kinds = [model.step_kind(step) for step in range(steps * config.epochs)]
-    arguments = (
-        tf.constant(unpacked["train"]),
-        tf.constant(source.train.labels, tf.int32),
-        tf.zeros([size], tf.int32),
-        tf.zeros([size], tf.bool),
-        tf.zeros([size, 2], tf.int32),
-    )
-    record = {f"variable/{name}": v.numpy() for name, v in variables.items()}
-    for kind in dict.fromkeys(kinds):
-        step = training_step(model, kind, list(variables))
-        path = folder / f"step_{kind}.hlo"
-        given, constants = write_program(path, step, arguments, handles)
-        record[f"given/step_{kind}"] = np.array(given)
-        record |= {f"variable/{name}": value for name, value in constants.items()}
-    images = tf.zeros([PREDICTED, *source.image_shape], tf.uint8)
-    given, constants = write_program(
-        folder / "predict.hlo",
-        lambda x: tf.argmax(model.served(tf.cast(x, tf.float32)), axis=-1),
-        (images,),
-        handles,
-    )
-    record["given/predict"] = np.array(given)
-    record |= {f"variable/{name}": value for name, value in constants.items()}
-    for part, arrays in packed.items():
-        record |= {f"{part}/{name}": array for name, array in arrays.items()}
-    for part, split in (("train", source.train), ("test", source.test)):
-        record[f"{part}_labels"] = split.labels.astype("int32")
+    for name, *program in programs_of(model, source, kinds, config.batch_size):
+        given, constants = write_program(folder / f"{name}.hlo", *program, handles)
+        arrays[f"given/{name}"] = np.array(given)
+        values |= constants
     plan = schedule(config, len(source.train), config.epochs)
-    record |= {f"plan/{name}": array for name, array in plan.items()}
     np.savez_compressed(
         folder / "run.npz",
         kinds=np.array(kinds),
         names=np.array(list(variables)),
-        batch_size=size,
-        **record,
+        batch_size=config.batch_size,
+        **arrays,
+        **{f"variable/{name}": value for name, value in values.items()},
+        **{f"plan/{name}": array for name, array in plan.items()},
     )
     total = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {total:.1f} MB")
-    experiment.model.fit(
+    model.fit(
         **experiment.fit_arguments(), epochs=1, steps_per_epoch=check_steps, verbose=0
     )
     after = {name: v.numpy() for name, v in variables.items()}

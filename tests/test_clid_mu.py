@@ -8,11 +8,13 @@ import pytest
 import tensorflow as tf
 
 import clidmu_tf as clidmu
+from clidmu_tf.core.losses import prior_penalty
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.methods import judges
-from clidmu_tf.methods.weighting import batch_share, update_classes
+from clidmu_tf.methods.weighting import Weighting, batch_share, update_classes
 from clidmu_tf.nets import backbones
 from clidmu_tf.nets.features import virtual_variables
+from clidmu_tf.nets.weight_nets import WNet
 from reference import values
 
 pytestmark = pytest.mark.slow
@@ -612,43 +614,91 @@ def test_judges_are_the_last_examples_newest_first():
     )
 
 
-def trust_of(p, labels):
-    """The trust of judges with these probabilities and labels, and of empty rows."""
+def standing_of(p, labels):
+    """Trust and sureness by these probabilities and labels, and by empty rows."""
     p, labels = np.asarray(p, "float32"), np.eye(len(p[0]), dtype="float32")[labels]
     empty = np.zeros((2, len(p[0])), "float32")
     logits = np.concatenate([np.log(p), 9 * np.eye(*empty.shape, dtype="float32")])
     features = np.ones((len(logits), 4), "float32")
     targets = np.concatenate([labels, empty])
-    return float(judges.trust(judges.Judges(features, logits, targets)))
+    found = judges.standing(judges.Judges(features, logits, targets))
+    return [float(value) for value in found]
+
+
+# Of twenty judges and three classes the first two are surest; each class is predicted,
+# and given, as the table says. A network's rows by what it predicts:
+ROWS = np.array([[0.38, 0.31, 0.31], [0.31, 0.38, 0.31], [0.31, 0.31, 0.38]])
+SURER = np.array([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]])
+
+
+def judged_twenty(right_of_surest, right_of_others, rows=ROWS):
+    """Standing where so many are right, and the labels' shares are (9, 9, 2)/20."""
+    predicted = [0, 1] + [0] * 8 + [1] * 8 + [2] * 2
+    labels = np.array(predicted)
+    # Two that trade their labels are wrong, and no share is another.
+    wrong_of_surest, wrong_of_others = 2 - right_of_surest, 18 - right_of_others
+    assert wrong_of_surest in (0, 2) and wrong_of_others % 2 == 0
+    if wrong_of_surest:
+        labels[:2] = labels[1::-1]
+    for i in range(wrong_of_others // 2):
+        labels[[2 + i, 10 + i]] = labels[[10 + i, 2 + i]]
+    p = np.concatenate([SURER, rows[predicted[2:]]])
+    return standing_of(p, labels)
 
 
 def test_trust_is_of_a_network_that_is_as_right_as_it_can_be_or_sure():
-    """By hand, of twenty judges and three classes; half right is (1.5 − 1)/2 = 0.25."""
-    surest, others = [[0.4, 0.31, 0.29]] * 2, [[0.38, 0.31, 0.31]] * 18
-    unsure = surest + others
+    """By hand, with the agreement that is to be expected by chance."""
+    of_all = 2 * 0.45**2 + 0.1**2  # κ's: the shares of what is predicted and given
 
-    def labels(right_of_surest, right_of_others):
-        wrong = 2 - right_of_surest, 18 - right_of_others
-        return np.repeat(
-            [0, 1, 0, 1], [right_of_surest, wrong[0], right_of_others, wrong[1]]
-        )
+    def above(share, chance):
+        return (share - chance) / (1 - chance)
 
-    def above_chance(share):
-        return (3 * share - 1) / 2
+    # Ten of twenty are right, and both of the surest.
+    knows = above(10 / 20, of_all)
+    assert judged_twenty(2, 8)[0] == pytest.approx(knows / 0.7, abs=1e-5)
+    # The surest are wrong: compared with LEAST_RIGHT, which is less than all have.
+    assert judged_twenty(0, 14)[0] == 1
+    # Right as often as the surest are, it is trusted in full.
+    assert judged_twenty(2, 18)[0] == 1
+    # It is as sure as it seems, above chance, from LEAST_RIGHT on; below it is less so.
+    sure = above((2 * 0.4 + 18 * 0.9) / 20, of_all)
+    surest_rows = np.where(np.eye(3), 0.9, 0.05)
+    assert judged_twenty(2, 14, surest_rows)[1] == pytest.approx(sure, abs=1e-5)
+    has_learnt = above(10 / 20, of_all) / 0.2
+    assert has_learnt < 1
+    expected = has_learnt * sure
+    assert judged_twenty(2, 8, surest_rows)[1] == pytest.approx(expected, abs=1e-5)
+    # Where it is sure of what it has learnt, its weights count in full.
+    assert judged_twenty(2, 14, surest_rows)[0] == 1
 
-    # Wrong labels cut both shares alike: half of the surest, half of all.
-    assert trust_of(unsure, labels(1, 9)) == 1
-    knows = above_chance(9 / 20) / above_chance(1 / 2)
-    assert trust_of(unsure, labels(1, 8)) == pytest.approx(knows / 0.7, abs=1e-5)
-    knows = above_chance(9 / 20) / above_chance(1)
-    assert trust_of(unsure, labels(2, 7)) == pytest.approx(knows / 0.7, abs=1e-5)
-    # The surest are never right: compared with LEAST_RIGHT.
-    knows = above_chance(7 / 20) / 0.2
-    assert trust_of(unsure, labels(0, 7)) == pytest.approx(knows / 0.7, abs=1e-5)
-    # Worse than chance, it goes by how sure the network is.
-    sure = above_chance((2 * 0.4 + 18 * 0.38) / 20)
-    assert trust_of(unsure, labels(0, 2)) == pytest.approx(sure / 0.7, abs=1e-5)
-    assert trust_of([[0.9, 0.05, 0.05]] * 20, labels(0, 2)) == 1
+
+def test_a_network_that_is_right_by_chance_alone_is_not_trusted():
+    """One that gives all the most frequent class; one that is sure, and wrong."""
+    frequent = [0] * 14 + [1] * 4 + [2] * 2
+    assert standing_of([[0.9, 0.05, 0.05]] * 20, frequent) == [0, 0]
+    p = np.eye(3)[[1, 2, 0] * 6] * 0.98 + 0.01
+    assert standing_of(p, [0, 1, 2] * 6) == [0, 0]
+
+
+def test_the_prior_penalty_counts_as_far_as_the_network_is_sure():
+    rng = np.random.default_rng(0)
+    logits = rng.normal([2, 0, 0], 1, (30, 3)).astype("float32")
+    targets = np.eye(3, dtype="float32")[rng.integers(3, size=30)]
+    weighting = Weighting(WNet(starts_even=True), True, prior_penalty=2.0)
+    weighting.weight_net.build_for(4, 3)
+    phi = [v.value for v in weighting.weight_net.trainable_variables]
+    classes = [np.ones(3, "float32"), targets.sum(0), np.ones(3, "float32") / 3]
+
+    def loss(**batch):
+        batch |= {"targets": targets, "sample_weight": np.ones(30, "float32")}
+        return float(weighting.loss(batch, classes)(phi, None, logits, virtual=False))
+
+    penalty = 2 * float(prior_penalty(logits, targets.mean(0)))
+    assert penalty > 0.01
+    assert loss() - loss(sureness=0.0) == pytest.approx(penalty, abs=1e-5)
+    assert loss(sureness=0.3) - loss(sureness=0.0) == pytest.approx(
+        0.3 * penalty, abs=1e-5
+    )
 
 
 def test_a_network_that_only_guesses_trains_as_without_weights():

@@ -48,8 +48,8 @@ class CLIDMU(Reweighting):
       last examples before it, right or wrong, by their mean absolute error, each after
       a virtual step of the last layer that all the others take. The error is symmetric,
       so that wrong labels cancel, and no label speaks for itself. It needs no second
-      pass and no further data. The weights count the more, the surer the classifier
-      is of what it predicts.
+      pass and no further data. The weights count the more, the more the classifier
+      knows, by the labels beyond chance; one that knows nothing trains as without them.
     - `"clid"`, the paper's: how well features and predictions agree, without a label.
       With `virtual_scope="all", class_balance=False, prior_penalty=0.0` it is the paper
       to the letter. On data that are hard to learn it does harm unless the meta
@@ -69,7 +69,8 @@ class CLIDMU(Reweighting):
             weight. `VRI` masks logits and has no such weight; it is left out there.
         prior_penalty: Weight λ ≥ 0 of KL(given labels' shares ‖ mean prediction). The
             mean is the batch's, and with less than ten examples a class in a batch a
-            moving average over as many.
+            moving average over as many. Where the given labels judge, it counts as
+            far as the classifier is sure of what it has learnt.
         warmup_steps: Steps of plain cross-entropy before the first meta step.
         meta_interval: A meta update every so many steps; the steps between reuse
             the weight net as it is. 1 is the paper.
@@ -212,8 +213,8 @@ class CLIDMU(Reweighting):
         here = forward(values["theta"], values["state"], x)
         classes = [values["slots"][name] for name in CLASS_SLOTS]
         examples = self._judges(here, values, batch)
-        trust = judges.trust(examples)
-        batch = {**batch, "trust": trust}
+        trust, sureness = judges.standing(examples)
+        batch = {**batch, "trust": trust, "sureness": sureness}
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":
             meta_loss, meta_gradient = self._judge(

@@ -13,9 +13,9 @@ from clidmu_tf.core.leave_one_out import leave_one_out_logits
 from clidmu_tf.core.losses import mean_absolute_error
 
 SLOTS = ("judge_features", "judge_targets")
-# The part of the judges that the network is surest of; how often it must be right about
-# them to compare others with, and how much of that, or how sure of all, is enough for
-# weights that count in full.
+# The part of the judges that the network is surest of; how often it must be right, of
+# them to compare others with, of all to have learnt; and how often it must be right of
+# all, as a part of that, or how sure of them, for weights that count in full.
 SUREST = 0.1
 LEAST_RIGHT = 0.2
 ENOUGH = 0.7
@@ -57,8 +57,20 @@ def judges(features, logits, targets, kept, head_logits):
     )
 
 
-def trust(examples):
-    """How far the weights are to count: a scalar from 0, not at all, to 1, in full.
+class Standing(NamedTuple):
+    """How far a network has come, by its judges; scalars from 0 to 1.
+
+    Attributes:
+        trust: How far the weights are to count: 0, not at all, to 1, in full.
+        sureness: How sure the network is of what it has learnt.
+    """
+
+    trust: tf.Tensor
+    sureness: tf.Tensor
+
+
+def standing(examples):
+    """How far a network has come, without a clean label: a `Standing`.
 
     A network that has learnt little takes what is hard for what is wrong: weights of
     its losses then only take examples away. How much it knows can be told without a
@@ -67,31 +79,44 @@ def trust(examples):
     is about its true accuracy. When that is high, or when the network is sure of all
     judges, as it is where it learns labels by heart, the weights count.
 
-    All shares are taken above chance, (C·share − 1)/(C − 1) of C classes.
+    All shares are taken above those of chance, as in Cohen's κ: a network that gives
+    every example the most frequent class knows nothing, however often it is right. And
+    a network that is not right beyond chance is sure of nothing that it has learnt.
 
     Args:
         examples: The `Judges`.
+
+    Reference:
+        Cohen, "A coefficient of agreement for nominal scales", 1960, for κ; the rest
+        is this package's.
     """
-    probabilities = tf.stop_gradient(tf.nn.softmax(examples.logits, axis=-1))
-    present = tf.reduce_sum(examples.targets, axis=-1)
+    logits, targets = tf.stop_gradient(examples.logits), examples.targets
+    present = tf.reduce_sum(targets, axis=-1)
     count = tf.reduce_sum(present)
-    classes = tf.cast(tf.shape(probabilities)[-1], present.dtype)
+    classes = tf.shape(logits)[-1]
+    predicted = tf.one_hot(tf.argmax(logits, -1), classes, dtype=logits.dtype)
+    given = tf.one_hot(tf.argmax(targets, -1), classes, dtype=logits.dtype)
+    # How often a label drawn by the labels' shares would be what is predicted.
+    chance = tf.linalg.matvec(predicted, tf.reduce_sum(targets, axis=0) / count)
 
-    def above_chance(share):
-        return (classes * share - 1) / (classes - 1)
+    def above_chance(values, among):
+        number = tf.reduce_sum(among)
+        share = tf.reduce_sum(values * among) / number
+        by_chance = tf.reduce_sum(chance * among) / number
+        return tf.math.divide_no_nan(share - by_chance, 1 - by_chance)
 
-    given, predicted = (tf.argmax(v, -1) for v in (examples.targets, probabilities))
-    right = tf.cast(given == predicted, present.dtype) * present
-    sure = tf.reduce_max(probabilities, axis=-1) * present
+    sure = tf.reduce_max(tf.nn.softmax(logits, axis=-1), axis=-1) * present
     rank = tf.maximum(tf.cast(SUREST * count, "int32"), 1) - 1
     # By gather: XLA would compile a slice anew for every rank, and so every step.
-    surest = sure >= tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
-    surest = tf.cast(surest, present.dtype)
-    of_surest = above_chance(tf.reduce_sum(right * surest) / tf.reduce_sum(surest))
-    of_all = above_chance(tf.reduce_sum(right) / count)
-    knows = of_all / tf.maximum(of_surest, LEAST_RIGHT)
-    knows = tf.maximum(knows, above_chance(tf.reduce_sum(sure) / count))
-    return tf.clip_by_value(knows / ENOUGH, 0.0, 1.0)
+    least_sure = tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
+    surest = tf.cast(sure >= least_sure, present.dtype) * present
+    right = tf.reduce_sum(predicted * given, axis=-1)
+    of_all = above_chance(right, present)
+    knows = of_all / tf.maximum(above_chance(right, surest), LEAST_RIGHT)
+    has_learnt = tf.clip_by_value(of_all / LEAST_RIGHT, 0.0, 1.0)
+    sureness = has_learnt * tf.maximum(above_chance(sure, present), 0.0)
+    trust = tf.clip_by_value(tf.maximum(knows, sureness) / ENOUGH, 0.0, 1.0)
+    return Standing(trust, sureness)
 
 
 def verdict(weighting, phi, examples, trust, classes, learning_rate):

@@ -16,8 +16,8 @@ class Weighting:
 
     Batches are dictionaries of `targets` `(n, num_classes)`, `sample_weight` `(n,)`
     and VRI's `noise` `(2, n, num_classes)`, for the virtual and the real loss, or of
-    a WNet `trust`, how far its weights count, if not in full; `classes` is what
-    `update_classes` keeps of each class.
+    a WNet `trust`, how far its weights count, and `sureness`, how far the penalty does,
+    if not in full; `classes` is what `update_classes` keeps of each class.
 
     Args:
         weight_net: `WNet` or `VRI`.
@@ -41,9 +41,8 @@ class Weighting:
         def training_loss(phi, features, logits, virtual):
             loss = of_labels(phi, features, logits, batch, classes, virtual)
             if self.prior_penalty:
-                loss += self.prior_penalty * prior_penalty(
-                    logits, prior, prediction, batch_share(logits)
-                )
+                penalty = prior_penalty(logits, prior, prediction, batch_share(logits))
+                loss += self.prior_penalty * batch.get("sureness", 1.0) * penalty
             return loss
 
         return training_loss

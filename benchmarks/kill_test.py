@@ -247,7 +247,7 @@ def main():
             }
             rows.append(row)
             print(row, flush=True)
-    report.write("kill_test", pd.DataFrame(rows))
+            report.write("kill_test", pd.DataFrame(rows))
     sys.exit(any(row["differences"] for row in rows))
 
 

@@ -631,7 +631,7 @@ ROWS = np.array([[0.38, 0.31, 0.31], [0.31, 0.38, 0.31], [0.31, 0.31, 0.38]])
 SURER = np.array([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]])
 
 
-def judged_twenty(right_of_surest, right_of_others, rows=ROWS):
+def judged_twenty(right_of_surest, right_of_others, rows=ROWS, surer=SURER):
     """Standing where so many are right, and the labels' shares are (9, 9, 2)/20."""
     predicted = [0, 1] + [0] * 8 + [1] * 8 + [2] * 2
     labels = np.array(predicted)
@@ -642,7 +642,7 @@ def judged_twenty(right_of_surest, right_of_others, rows=ROWS):
         labels[:2] = labels[1::-1]
     for i in range(wrong_of_others // 2):
         labels[[2 + i, 10 + i]] = labels[[10 + i, 2 + i]]
-    p = np.concatenate([SURER, rows[predicted[2:]]])
+    p = np.concatenate([surer, rows[predicted[2:]]])
     return standing_of(p, labels)
 
 
@@ -668,8 +668,11 @@ def test_trust_is_of_a_network_that_is_as_right_as_it_can_be_or_sure():
     assert has_learnt < 1
     expected = has_learnt * sure
     assert judged_twenty(2, 8, surest_rows)[1] == pytest.approx(expected, abs=1e-5)
-    # Where it is sure of what it has learnt, its weights count in full.
-    assert judged_twenty(2, 14, surest_rows)[0] == 1
+    # Sure of all it is trusted as far as it is right about the surest, if by heart.
+    surer = np.array([[0.95, 0.03, 0.02], [0.03, 0.95, 0.02]])
+    trust, sureness = judged_twenty(2, 8, surest_rows, surer)
+    assert sureness > knows
+    assert trust == pytest.approx(sureness / 0.7, abs=1e-5)
 
 
 def test_a_network_that_is_right_by_chance_alone_is_not_trusted():

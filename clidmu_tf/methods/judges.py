@@ -15,7 +15,7 @@ from clidmu_tf.core.losses import mean_absolute_error
 SLOTS = ("judge_features", "judge_targets")
 # The part of the judges that the network is surest of; how often it must be right, of
 # them to compare others with, of all to have learnt; and how often it must be right of
-# all, as a part of that, or how sure of them, for weights that count in full.
+# all, as a part of that, or know labels by heart, for weights that count in full.
 SUREST = 0.1
 LEAST_RIGHT = 0.2
 ENOUGH = 0.7
@@ -76,8 +76,11 @@ def standing(examples):
     its losses then only take examples away. How much it knows can be told without a
     clean label: wrong ones cut how often it is right about all judges, by their labels,
     as much as how often it is right about those that it is surest of, so that the ratio
-    is about its true accuracy. When that is high, or when the network is sure of all
-    judges, as it is where it learns labels by heart, the weights count.
+    is about its true accuracy. When that is high, the weights count; or when the network
+    is sure of all judges and right, by their labels, about those that it is surest of,
+    as it is where it learns labels by heart. Sureness alone won't do: weights that take
+    away what is hard leave a network that is sure of the rest, and would so feed on
+    themselves.
 
     All shares are taken above those of chance, as in Cohen's κ: a network that gives
     every example the most frequent class knows nothing, however often it is right. And
@@ -111,11 +114,12 @@ def standing(examples):
     least_sure = tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
     surest = tf.cast(sure >= least_sure, present.dtype) * present
     right = tf.reduce_sum(predicted * given, axis=-1)
-    of_all = above_chance(right, present)
-    knows = of_all / tf.maximum(above_chance(right, surest), LEAST_RIGHT)
+    of_all, of_surest = above_chance(right, present), above_chance(right, surest)
+    knows = of_all / tf.maximum(of_surest, LEAST_RIGHT)
     has_learnt = tf.clip_by_value(of_all / LEAST_RIGHT, 0.0, 1.0)
     sureness = has_learnt * tf.maximum(above_chance(sure, present), 0.0)
-    trust = tf.clip_by_value(tf.maximum(knows, sureness) / ENOUGH, 0.0, 1.0)
+    by_heart = sureness * tf.maximum(of_surest, 0.0)
+    trust = tf.clip_by_value(tf.maximum(knows, by_heart) / ENOUGH, 0.0, 1.0)
     return Standing(trust, sureness)
 
 

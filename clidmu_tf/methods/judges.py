@@ -78,8 +78,8 @@ def standing(examples):
     as much as how often it is right about those that it is surest of, so that the ratio
     is about its true accuracy. When that is high, the weights count; or when it is sure
     of all judges and right, by their labels, about those that it is surest of, as it is
-    where it learns labels by heart. Sureness alone won't do: weights that take away what
-    is hard leave a network that is sure of the rest, and would feed on themselves.
+    where it learns labels by heart. Sureness alone won't do: weights that take away
+    what is hard leave a network that is sure of the rest, and would feed on themselves.
 
     All shares are taken above those of chance, as in Cohen's κ: a network that gives
     every example the most frequent class knows nothing, however often it is right. And

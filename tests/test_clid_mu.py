@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import clidmu_tf as clidmu
 from clidmu_tf.core.losses import prior_penalty
+from clidmu_tf.engine.examples import batch_size_of
 from clidmu_tf.errors import TrainingDiverged
 from clidmu_tf.methods import judges
 from clidmu_tf.methods.weighting import Weighting, batch_share, update_classes
@@ -612,6 +613,10 @@ def test_judges_are_the_last_examples_newest_first():
     np.testing.assert_array_equal(
         model.slots["judge_targets"], np.eye(3, dtype="float32")[y[last]]
     )
+
+
+def test_texts_that_are_not_batched_have_no_batch_size():
+    assert batch_size_of(tf.data.Dataset.from_tensor_slices(["a", "b"]), {}) == 32
 
 
 def standing_of(p, labels):

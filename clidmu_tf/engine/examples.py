@@ -157,7 +157,8 @@ class ArrayExamples:
 def batch_size_of(x, kwargs):
     """The batch size that `fit` goes by."""
     if isinstance(x, tf.data.Dataset):
-        return keras.tree.flatten(x.element_spec)[0].shape[0] or 32
+        shape = keras.tree.flatten(x.element_spec)[0].shape
+        return (shape[0] if shape.rank else None) or 32  # one that is not batched: 32
     return kwargs.get("batch_size") or 32
 
 

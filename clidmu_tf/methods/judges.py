@@ -97,7 +97,6 @@ def standing(examples):
     count = tf.reduce_sum(present)
     classes = tf.shape(logits)[-1]
     predicted = tf.one_hot(tf.argmax(logits, -1), classes, dtype=logits.dtype)
-    given = tf.one_hot(tf.argmax(targets, -1), classes, dtype=logits.dtype)
     # How often a label drawn by the labels' shares would be what is predicted.
     chance = tf.linalg.matvec(predicted, tf.reduce_sum(targets, axis=0) / count)
 
@@ -112,7 +111,7 @@ def standing(examples):
     # By gather: XLA would compile a slice anew for every rank, and so every step.
     least_sure = tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
     surest = tf.cast(sure >= least_sure, present.dtype) * present
-    right = tf.reduce_sum(predicted * given, axis=-1)
+    right = tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), logits.dtype)
     of_all, of_surest = above_chance(right, present), above_chance(right, surest)
     knows = of_all / tf.maximum(of_surest, LEAST_RIGHT)
     has_learnt = tf.clip_by_value(of_all / LEAST_RIGHT, 0.0, 1.0)

@@ -44,6 +44,11 @@ def classifier(between=lambda: []):
     return keras.Sequential([keras.Input((4,)), *hidden, layers.Dense(CLASSES)])
 
 
+def unbuilt():
+    """One whose input is not known yet: no model of it is built, which takes long."""
+    return keras.Sequential([layers.Dense(8, "tanh"), layers.Dense(CLASSES)])
+
+
 def with_state():
     return [layers.BatchNormalization(), layers.Dropout(0.2)]
 
@@ -383,7 +388,7 @@ def test_config_brings_every_setting_back(case):
     # One at a time, since some go together with certain others alone.
     declared = settings_of(case.method).items()
     for settings in [{}, *({name: another(found)} for name, found in declared)]:
-        model = case.method(classifier(), seed=7, name="mine", **settings)
+        model = case.method(unbuilt(), seed=7, name="mine", **settings)
         again = case.method.from_config(model.get_config())
         assert again.get_config() == model.get_config()
         assert again.seed == 7 and again.name == "mine"
@@ -421,7 +426,7 @@ def test_values_out_of_range_are_refused_by_name(case):
     flags = {name: flag for flag, (name, _) in flags_of(case.name).items()}
     for name, declared in settings_of(case.method).items():
         for value in illegal(declared):
-            make = functools.partial(case.method, classifier(), **{name: value})
+            make = functools.partial(case.method, unbuilt(), **{name: value})
             assert_refused(make, f"{name} must be", repr(value))
             flag = flags[name]
             make = functools.partial(Config, **case.flags, **{flag: value})
@@ -433,7 +438,7 @@ def test_settings_of_another_method_are_refused_or_named(case):
     theirs = {n for method in METHODS.values() for n in settings_of(method)}
     theirs -= {*own, *case.flags}
     for name in theirs:
-        make = functools.partial(case.method, classifier(), **{name: 1})
+        make = functools.partial(case.method, unbuilt(), **{name: 1})
         assert_refused(make, f"{case.method.__name__} has no setting {name}", *own)
     for other in METHODS:
         for flag, (_, declared) in flags_of(other).items():

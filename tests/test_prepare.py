@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import logging
@@ -230,6 +231,24 @@ def test_a_preparation_that_was_cut_off_starts_again(copy, tmp_path, monkeypatch
     again = data.prepare("animal10n", manual_dir=copy.root, data_dir=tmp_path / "b")
     assert prepared_bytes(again.path) == prepared_bytes(whole.path)
     assert not list(again.path.parent.glob("incomplete*"))
+
+
+def test_a_half_written_file_of_all_configs_is_cleared(tmp_path):
+    copy = layouts.webvision(tmp_path / "root")
+    prepared = tmp_path / "out" / "webvision"
+    left = prepared / ".config" / "incomplete.ABCDEF.metadata.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    prepare = functools.partial(
+        data.prepare, "webvision/mini", manual_dir=copy.root, data_dir=tmp_path / "out"
+    )
+    with open(left.parent / ".preparing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # by who prepares another config meanwhile
+        prepare()
+        assert left.exists()
+    shutil.rmtree(prepared / "mini")
+    prepare()
+    assert not left.exists()
 
 
 def test_two_at_once_are_refused(copy, tmp_path):

@@ -125,7 +125,12 @@ class ManualBuilder(tfds.core.GeneratorBasedBuilder):
         """
         config = download_config or tfds.download.DownloadConfig()
         self._with_beam = bool(config.beam_options or config.beam_runner)
-        with _alone(pathlib.Path(self.data_path)), _sorted_on_disk():
+        path = pathlib.Path(self.data_path)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_alone(path))
+            if self.BUILDER_CONFIGS:
+                stack.enter_context(_cleared(path.parents[1] / ".config"))
+            stack.enter_context(_sorted_on_disk())
             super().download_and_prepare(download_config=config, **kwargs)
         self.warn()
 
@@ -254,6 +259,22 @@ def _alone(path):
             ) from None
         for left in path.parent.glob(f"incomplete.*_{path.name}"):
             shutil.rmtree(left)
+        yield
+
+
+@contextlib.contextmanager
+def _cleared(folder):
+    """Clears what killed tries left of the file that a data set's configs share."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".preparing", "w") as lock:
+        # Whoever prepares another config, and may just be writing, holds it as well.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.glob("incomplete.*"):
+                left.unlink()
+        fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 

@@ -63,6 +63,8 @@ FORMS = {
     "CLID-MU, WNet, virtual head": {**CLID, "virtual_scope": "head"},
 }
 SUPPORT_VECTORS = ("SVM", "SVM, cleanlab")
+# What is compared with the methods beside them: by which of them, and its settings.
+FURTHER = {"clid_mu, full trust": ("clid_mu", {"clid_mu_full_trust": True})}
 # 100 labels, the rest of digits without; as many steps for all.
 FEW_LABELS = {
     **PLAIN_NETWORK,
@@ -205,11 +207,12 @@ def methods_rows(seeds, only, noises, network=PLAIN_NETWORK):
     from clidmu_tf.methods import METHODS
 
     kinds = {**NOISES, **WITHOUT_NOISE}
-    names = [*METHODS, *SUPPORT_VECTORS]
+    names = [*METHODS, *FURTHER, *SUPPORT_VECTORS]
     for (noise, n), name, seed in itertools.product(kinds.items(), names, seeds):
         if only in name and noises in noise:
-            given = {} if name in SUPPORT_VECTORS else config_of(name)
-            settings = {**given, **network, **n, "method": name, "seed": seed}
+            method, own = FURTHER.get(name, (name, {}))
+            given = {} if name in SUPPORT_VECTORS else config_of(method)
+            settings = {**given, **network, **n, **own, "method": method, "seed": seed}
             yield {"noise": noise, "method": name, "seed": seed, "settings": settings}
 
 

@@ -85,6 +85,10 @@ class CLIDMU(Reweighting):
             `"dividemix"`, `"fixmatch"`, `"flexmatch"` or `"uda"`; `"none"` for plain
             training. It brings its own settings: `CLIDMU(classifier,
             inner="fixmatch", threshold=0.9)`.
+        full_trust: Whether the weights count in full from the first step, however
+            little the classifier knows: for one that, without dropout or augmentation,
+            learns labels by heart within a few epochs. On data that are hard to learn
+            it does harm.
 
     Example:
 
@@ -144,6 +148,10 @@ class CLIDMU(Reweighting):
             str,
             Setting("Method whose labels are weighed, too.", INNERS, flag="inner"),
         ] = "none",
+        full_trust: Annotated[
+            bool,
+            Setting("Weights count in full from the first step, under noisy_mae."),
+        ] = False,
         **kwargs,
     ):
         obstacle = _obstacle(weight_net, virtual_scope, feature_layer)
@@ -166,6 +174,7 @@ class CLIDMU(Reweighting):
             meta_interval=meta_interval,
             virtual_scope=virtual_scope,
             judges=judges,
+            full_trust=full_trust,
             feature_layer=feature_layer,
             seed=seed,
             **kwargs,
@@ -214,6 +223,8 @@ class CLIDMU(Reweighting):
         classes = [values["slots"][name] for name in CLASS_SLOTS]
         examples = self._judges(here, values, batch)
         trust, sureness = judges.standing(examples)
+        if self.full_trust:
+            trust = tf.ones_like(trust)
         batch = {**batch, "trust": trust, "sureness": sureness}
         phi, meta_loss, meta_gradient = values["phi"], tf.constant(0.0), []
         if kind == "meta":

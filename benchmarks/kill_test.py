@@ -1,6 +1,6 @@
 """Kills runs again and again, and asks whether what they leave shows it.
 
-    python -m benchmarks.kill_test --kills=200  # forty minutes; --phases=export for a try
+    python -m benchmarks.kill_test --kills=200  # 40 minutes; --phases=export for a try
 
 Each phase is done twice: once in peace, once killed with SIGKILL and started again
 until it comes to its end, as often as it takes to be killed so many times. Every other

@@ -424,7 +424,8 @@ def test_one_unit_trains_as_two_that_say_the_same(activation, objective, weather
     for classifier, rate in pair(activation):
         keras.utils.set_random_seed(2)
         model = clidmu.CLIDMU(classifier, meta_objective=objective, seed=0)
-        model.compile(sgd(rate), meta_optimizer=sgd(0.1), metrics=["accuracy"])
+        optimizers = {"optimizer": sgd(rate), "meta_optimizer": sgd(0.1)}
+        model.compile(**optimizers, metrics=["accuracy"], run_eagerly=True)
         snapshots = clidmu.SnapshotEnsemble(x, k=2, batch_size=40)
         arguments = {"batch_size": 20, "epochs": 3, "shuffle": False, "verbose": 0}
         history = model.fit(

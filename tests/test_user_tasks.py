@@ -102,7 +102,8 @@ def dense(units=3, activation=None, width=4):
 
 def fitted(x, y, classifier=None, **arguments):
     model = clidmu.CLIDMU(classifier or dense(), **arguments)
-    model.compile(sgd(), metrics=["accuracy"])
+    # Eagerly, here and below: to trace takes longer than the few steps do.
+    model.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
     model.fit(x, y, batch_size=20, epochs=3, shuffle=False, verbose=0)
     return model
 
@@ -154,7 +155,7 @@ def test_a_dataset_with_names_says_which_classes_there_are(weather):
     found = []
     for data, held_out in (((batches,), batches), ((x, given), (x, given))):
         model = clidmu.CLIDMU(dense(), class_names=WEATHER)
-        model.compile(sgd(), metrics=["accuracy"])
+        model.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
         size = {} if len(data) == 1 else {"batch_size": 20}
         model.fit(*data, validation_data=held_out, shuffle=False, verbose=0, **size)
         found.append(model.get_weights())
@@ -290,7 +291,7 @@ def test_any_method_takes_keras_positions_and_a_single_unit(name, weather):
     x, given, _ = weather
     y = (given == 2).astype("int64")
     model = METHODS[name](dense(1, "sigmoid"))
-    model.compile(sgd(), metrics=["accuracy"])
+    model.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
     more = {"meta_data": (x, y)} if model.is_supervised else {}
     more |= {"unlabeled_data": x} if model.takes_unlabeled_data else {}
     history = model.fit(x, np.eye(2)[y], 60, 2, 0, **more)
@@ -365,7 +366,7 @@ def test_batches_of_every_kind_train_alike(weather):
         (batch for batch in 2 * [*Batches(x, given)]),
     ):
         model = clidmu.CLIDMU(dense())
-        model.compile(sgd())
+        model.compile(sgd(), run_eagerly=True)
         model.fit(data, epochs=2, steps_per_epoch=6, shuffle=False, verbose=0)
         found.append(model.classifier.get_weights())
     same(found[0], found[1])

@@ -95,10 +95,9 @@ def standing(examples):
     logits, targets = tf.stop_gradient(examples.logits), examples.targets
     present = tf.reduce_sum(targets, axis=-1)
     count = tf.reduce_sum(present)
-    classes = tf.shape(logits)[-1]
-    predicted = tf.one_hot(tf.argmax(logits, -1), classes, dtype=logits.dtype)
+    predicted = tf.argmax(logits, -1)
     # How often a label drawn by the labels' shares would be what is predicted.
-    chance = tf.linalg.matvec(predicted, tf.reduce_sum(targets, axis=0) / count)
+    chance = tf.gather(tf.reduce_sum(targets, axis=0) / count, predicted)
 
     def above_chance(values, among):
         number = tf.reduce_sum(among)
@@ -111,7 +110,7 @@ def standing(examples):
     # By gather: XLA would compile a slice anew for every rank, and so every step.
     least_sure = tf.gather(tf.sort(sure, direction="DESCENDING"), rank)
     surest = tf.cast(sure >= least_sure, present.dtype) * present
-    right = tf.cast(tf.argmax(targets, -1) == tf.argmax(logits, -1), logits.dtype)
+    right = tf.cast(tf.argmax(targets, -1) == predicted, logits.dtype)
     of_all, of_surest = above_chance(right, present), above_chance(right, surest)
     knows = of_all / tf.maximum(of_surest, LEAST_RIGHT)
     has_learnt = tf.clip_by_value(of_all / LEAST_RIGHT, 0.0, 1.0)

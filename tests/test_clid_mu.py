@@ -14,50 +14,17 @@ from clidmu_tf.methods.weighting import batch_share, update_classes
 from clidmu_tf.nets import backbones
 from clidmu_tf.nets.features import virtual_variables
 from reference import values
+from small import (
+    assert_close,
+    compiled_model,
+    small_classifier,
+    table,
+    weights_after,
+)
 
 pytestmark = pytest.mark.slow
 
 layers = keras.layers
-
-
-def table(n=60, features=4, classes=3, seed=0):
-    generator = np.random.default_rng(seed)
-    y = generator.integers(0, classes, n)
-    x = generator.normal(size=(n, features)) + 2 * np.eye(features)[y % features]
-    return x.astype("float32"), y
-
-
-def small_classifier(softmax=False, seed=1):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(8, "relu"),
-            layers.Dense(3, "softmax" if softmax else None),
-        ]
-    )
-
-
-def compiled_model(classifier=None, **arguments):
-    compile_names = ("metrics", "jit_compile", "run_eagerly", "optimizer")
-    given = {n: arguments.pop(n) for n in compile_names if n in arguments}
-    given.setdefault("optimizer", keras.optimizers.SGD(0.1, momentum=0.9))
-    arguments.setdefault("seed", 5)
-    arguments.setdefault("meta_objective", "clid")
-    model = clidmu.CLIDMU(classifier or small_classifier(), **arguments)
-    model.compile(meta_optimizer=keras.optimizers.Adam(0.01), **given)
-    return model
-
-
-def weights_after(model, *fit_arguments, **fit_keywords):
-    keywords = {"batch_size": 20, "shuffle": False, "verbose": 0, "epochs": 2}
-    model.fit(*fit_arguments, **{**keywords, **fit_keywords})
-    return [*model.classifier.get_weights(), *model.weight_net.get_weights()]
-
-
-def assert_close(first, second, tolerance=1e-5):
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_allclose(a, b, atol=tolerance)
 
 
 # --- one step is the paper's
@@ -284,6 +251,10 @@ def test_unlabelled_meta_data_equal_to_the_batch_changes_nothing():
     got = weights_after(compiled_model(), x, y, meta_data=x, meta_batch_size=20)
     # CLID does not depend on the order of its examples.
     assert_close(got, expected, 1e-4)
+
+
+def test_texts_that_are_not_batched_have_no_batch_size():
+    assert batch_size_of(tf.data.Dataset.from_tensor_slices(["a", "b"]), {}) == 32
 
 
 # --- classifiers
@@ -565,7 +536,3 @@ def test_a_class_that_is_lost_is_named_once_with_a_remedy_that_fits(caplog):
         warned = [r.getMessage() for r in caplog.records if "write it off" in r.message]
         assert len(warned) == 1 and "Class 0 is given to" in warned[0]
         assert remedy in warned[0]
-
-
-def test_texts_that_are_not_batched_have_no_batch_size():
-    assert batch_size_of(tf.data.Dataset.from_tensor_slices(["a", "b"]), {}) == 32

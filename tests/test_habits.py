@@ -6,18 +6,12 @@ import pytest
 
 import clidmu_tf as clidmu
 from clidmu_tf.errors import TrainingDiverged
+from small import assert_close, table
 
 pytestmark = pytest.mark.slow
 
 layers = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def table(n=60):
-    generator = np.random.default_rng(0)
-    y = generator.integers(0, 3, n)
-    x = generator.normal(size=(n, 4)) + 2 * np.eye(4)[y]
-    return x.astype("float32"), y
 
 
 def classifier(**dense):
@@ -30,11 +24,6 @@ def classifier(**dense):
 def compiled(model, rate=0.1):
     model.compile(keras.optimizers.SGD(rate, momentum=0.9))
     return model
-
-
-def assert_close(first, second, tolerance=1e-5):
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_allclose(a, b, atol=tolerance)
 
 
 def test_weight_regularisers_act_as_in_keras():

@@ -9,16 +9,17 @@ from clidmu_tf.core.losses import prior_penalty
 from clidmu_tf.methods import judges
 from clidmu_tf.methods.weighting import Weighting
 from clidmu_tf.nets.weight_nets import WNet
-from test_clid_mu import (
+from small import (
     assert_close,
     compiled_model,
-    layers,
     small_classifier,
     table,
     weights_after,
 )
 
 pytestmark = pytest.mark.slow
+
+layers = keras.layers
 
 
 def judged(**arguments):

@@ -42,10 +42,18 @@ def settled():
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def weather():
+    """Rows, the index of the class of each, and its name."""
+    from weather import weather  # with all of the package, which not every test needs
+
+    return weather()
+
+
 @pytest.fixture
 def cli(capsys, monkeypatch):
     """Runs `train.py` in this process; returns exit code and what it printed."""
-    import command  # with all of the package, which not every test needs
+    import command  # as above
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])

@@ -63,8 +63,9 @@ OTHERS = ("logistic regression", "logistic regression, cleanlab")
 
 
 def score(job):
-    """Trains one run and returns the row's metric on its test data."""
+    """Trains one run; returns the row's metric on its test data, NaN if it diverged."""
     from benchmarks import harm_data
+    from clidmu_tf.errors import TrainingDiverged
 
     method, name, seed, folders = job
     row = {row.name: row for row in harm_data.rows(**folders)}[name]
@@ -72,7 +73,10 @@ def score(job):
     if method in OTHERS:
         predicted = without_network(method, data)
     else:
-        predicted = train(METHODS[method], row, data, seed)
+        try:
+            predicted = train(METHODS[method], row, data, seed)
+        except TrainingDiverged:
+            return float("nan")
     return row.score(data.y_test, predicted)
 
 
@@ -179,13 +183,17 @@ def table_of(results):
         "method": [m for m in (*METHODS, *OTHERS) if m in set(results.method)],
     }
     grouped = results.groupby(["data", "method"])["score"]
-    cells = grouped.agg(["mean", "std", "count"])
-    cells["text"] = [
-        f"{mean:.3f}" + (f" ± {std:.3f}" if count > 1 else "")
-        for mean, std, count in cells.itertuples(index=False)
-    ]
+    cells = grouped.agg(["mean", "std", "count", "size"])
+    cells["text"] = [_cell(*values) for values in cells.itertuples(index=False)]
     table = cells.text.unstack().reindex(index=order["data"], columns=order["method"])
     return table.fillna("").reset_index()
+
+
+def _cell(mean, std, count, size):
+    """Of the runs that came to their end, and how many did not."""
+    text = f"{mean:.3f}" if count else ""
+    text += f" ± {std:.3f}" if count > 1 else ""
+    return text + (f" ({size - count} diverged)" if count < size else "")
 
 
 def draw(results, path):

@@ -55,7 +55,7 @@ METHODS = {
     "cross-entropy": cross_entropy,
     "CLID-MU, default": default,
     "CLID-MU, judged by CLID": clid,
-    "the same, the paper's form": paper,
+    "CLID-MU, the paper's form": paper,
     "oracle: clean meta labels": oracle,
 }
 # What tables and texts can be given to beside networks.

@@ -19,6 +19,7 @@ import zlib
 import keras
 import tensorflow as tf
 
+from clidmu_tf.data import draws
 from clidmu_tf.errors import UserError
 
 PADDING = 4  # pixels that a crop moves an image by, at most
@@ -45,13 +46,9 @@ def flip(images, seeds):
     ```
     """
     chosen = is_mirrored(seeds)
-
-    def mirror(image, is_chosen):
-        # where() would compute both, at the cost of decoding a JPEG.
-        return tf.cond(is_chosen, lambda: tf.reverse(image, [1]), lambda: image)
-
-    spec = tf.TensorSpec(images.shape[1:], images.dtype)
-    return _each(mirror, spec, images, chosen)
+    if images.shape[0] == 1:  # where() computes both, at the cost of decoding a JPEG
+        return tf.cond(chosen[0], lambda: tf.reverse(images, [2]), lambda: images)
+    return tf.where(chosen[:, None, None, None], tf.reverse(images, [2]), images)
 
 
 def is_mirrored(seeds):
@@ -98,8 +95,8 @@ def reflect_pad_crop(padding=PADDING):
 
 def shifts_of(seeds, padding):
     """How far `reflect_pad_crop` shifts images, `(b, 2)` int32, by their seeds."""
-    draws = _uniform(seeds, 2, "crop") * (2 * padding + 1)
-    return tf.cast(draws, tf.int32) - padding
+    places = _uniform(seeds, 2, "crop") * (2 * padding + 1)
+    return tf.cast(places, tf.int32) - padding
 
 
 def shift(images, shifts):
@@ -167,11 +164,11 @@ def rand_augment(num_ops=2, magnitude=10):
         pool = [
             op for name, op in operations.items() if channels == 3 or name != "color"
         ]
-        draws = tf.reshape(
+        drawn = tf.reshape(
             _uniform(seeds, 2 * num_ops, "randaugment"), [-1, num_ops, 2]
         )
-        choices = tf.cast(draws[:, :, 0] * len(pool), tf.int32)
-        signs = tf.where(draws[:, :, 1] < 0.5, -1.0, 1.0)
+        choices = tf.cast(drawn[:, :, 0] * len(pool), tf.int32)
+        signs = tf.where(drawn[:, :, 1] < 0.5, -1.0, 1.0)
         result = _to_pixels(images)
         for i in range(num_ops):
             result = _apply_chosen(pool, result, choices[:, i], signs[:, i])
@@ -245,25 +242,13 @@ def _step(word):
         ) from None
 
 
-def _each(function, spec, *tensors):
-    """Applies `function` to each row of the tensors; a single row needs no loop."""
-    if tensors[0].shape[0] == 1:
-        return function(*(tensor[0] for tensor in tensors))[None]
-    return tf.map_fn(lambda row: function(*row), tensors, fn_output_signature=spec)
-
-
-@tf.function(reduce_retracing=True)  # a loop, and slow outside of a graph
 def _uniform(seeds, count, purpose):
     """Draws `count` numbers in [0, 1) from each seed pair: shape (b, count).
 
     The purpose changes the seeds, so that augmentations draw independently.
     """
     key = zlib.crc32(purpose.encode()) >> 1  # fits into int32
-    return _each(
-        lambda seed: tf.random.stateless_uniform([count], seed, alg="philox"),
-        tf.TensorSpec([count], tf.float32),
-        tf.bitwise.bitwise_xor(seeds, key),
-    )
+    return draws.uniform(tf.bitwise.bitwise_xor(seeds, key), count)
 
 
 def _apply_chosen(pool, images, choices, signs):

@@ -141,11 +141,13 @@ def cifar_rows(tfds_dir):
         clean_label_key="label",
         train_examples=9000,
     )
-    network = functools.partial(image_network, "small_cnn")
-    common = {"network": network, "epochs": 40, "augment": "flip,crop"}
+    small = {"network": functools.partial(image_network, "small_cnn"), "epochs": 40}
+    large = {"network": functools.partial(image_network, "resnet20"), "epochs": 20}
+    moved = {"augment": "flip,crop"}
     return [
-        Row("CIFAR-10, 5,000 images, symmetric 60 %", drawn, **common),
-        Row("CIFAR-10N worst, 9,000 images", human, **common),
+        Row("CIFAR-10, 5,000 images, symmetric 60 %", drawn, **small, **moved),
+        Row("CIFAR-10N worst, 9,000 images", human, **small, **moved),
+        Row("CIFAR-10N worst, 9,000 images, ResNet-20", human, **large, **moved),
     ]
 
 

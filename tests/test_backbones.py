@@ -248,7 +248,7 @@ def test_unknown_name_is_answered_with_the_known_ones():
 
 @pytest.mark.parametrize("name", ["imagenet_utils", "__doc__", ""])
 def test_what_is_no_class_of_applications_is_unknown(name):
-    with pytest.raises(UserError, match="unknown backbone"):
+    with pytest.raises(UserError, match="Unknown backbone"):
         backbones.build(name, (32, 32, 3), 10)
 
 

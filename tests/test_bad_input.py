@@ -222,12 +222,12 @@ $ --inner=magic
 $ --inner=elr
     --inner must be one of none, co_teaching, dividemix, fixmatch, flexmatch, uda; received 'elr'.
 $ --backbone=no_such
-    unknown backbone 'no_such'; ours are digits_cnn, digits_cnn_plain, preact_resnet18, preact_resnet34, …
+    Unknown backbone 'no_such'; ours are digits_cnn, digits_cnn_plain, preact_resnet18, preact_resnet34, …
 $ --backbone=resnet20 --dataset=csv
 $ --dataset=csv
     --data_dir= is not there: name a CSV file, or a folder with train.csv and test.csv.
 $ --dataset=no_such
-    --dataset=no_such is unknown: use digits, folder, or the name of a prepared TFDS data set such as cifar10.
+    --dataset=no_such is unknown: use digits, folder, csv, or the name of a prepared TFDS data set such as cifar10.
 $ --dataset=../x
     --dataset='../x' is no name of a data set.
 $ --dataset=cifar10
@@ -380,6 +380,8 @@ $ --meta_objective=clid --meta_batch_size=1
     --meta_batch_size must be 2 or more with --method=clid_mu, since weights count relative to each other in a …
 $ --resume=false --workdir=unfinished
     --workdir=unfinished already holds this run: leave --resume on to go on with it, choose another --workdir, or …
+$ --method=elr --workdir=unfinished
+    --workdir=unfinished holds another run, which differs in --method=elr --elr_beta=0.7 --elr_penalty=3.0: choose …
 $ --seed=3 --workdir=unfinished
     --workdir=unfinished holds another run, which differs in --seed=3: choose another --workdir, or remove that …
 $ --dataset=folder --data_dir=photos --batch_size=2 --image_size=4 --augment=crop

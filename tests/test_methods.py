@@ -447,6 +447,11 @@ def test_settings_of_another_method_are_refused_or_named(case):
                 assert [text.split("=")[0] for text in config.unused()] == [f"--{flag}"]
 
 
+def test_a_temperature_that_judges_nothing_is_named():
+    assert Config(temperature=2.0).unused() == ["--temperature=2.0"]
+    assert Config(temperature=2.0, meta_objective="clid").unused() == []
+
+
 def test_a_stream_that_is_missing_is_named(case):
     for name in feeds.needed_streams(case.method):
         assert_refused(lambda: case.model().fit(X, Y, verbose=0), f"{name}_data=")

@@ -15,7 +15,6 @@ from clidmu_tf.cluster import is_worker
 from clidmu_tf.core.losses import clid
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.runs import evaluation, trials
-from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.tuning import search, space
@@ -69,7 +68,14 @@ def test_largest_seed_searches(tuner, tmp_path):
 
 def test_space_takes_blanks_and_empty_words():
     config = Config(tune_space=" temperature, batch_size,")
-    assert trials.Trials(config, run.train).names() == ["temperature", "batch_size"]
+    assert trials.names_of(config) == ["temperature", "batch_size"]
+
+
+@pytest.mark.parametrize(
+    "method, first", [("clid_mu", "temperature"), ("elr", "learning_rate")]
+)
+def test_unless_told_a_search_takes_what_the_method_has(method, first):
+    assert trials.names_of(Config(method=method)) == [first, "batch_size"]
 
 
 def test_no_meta_batch_is_larger_than_what_it_is_drawn_from():

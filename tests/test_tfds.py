@@ -205,7 +205,7 @@ def no_network(monkeypatch):
     [
         ("cifar10_n", "not prepared in .*: run `tfds build cifar10_n --data_dir "),
         ("cifar10:99.9.9", "not prepared"),
-        ("no_such_data", "unknown: use digits, folder"),
+        ("no_such_data", "unknown: use digits, folder, csv"),
         ("../elsewhere", "no name of a data set"),
     ],
 )

@@ -201,6 +201,6 @@ def _prepared(name, data_dir):
             "folder that holds it."
         )
     raise UserError(
-        f"--dataset={name} is unknown: use digits, folder, or the name of a prepared "
-        "TFDS data set such as cifar10."
+        f"--dataset={name} is unknown: use digits, folder, csv, or the name of a "
+        "prepared TFDS data set such as cifar10."
     )

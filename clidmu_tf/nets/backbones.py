@@ -141,7 +141,7 @@ def _application(name, input_shape):
     application = getattr(keras.applications, name, None)
     if not inspect.isfunction(application):
         raise UserError(
-            f"unknown backbone {name!r}; ours are {', '.join(names())}, and any "
+            f"Unknown backbone {name!r}; ours are {', '.join(names())}, and any "
             "keras.applications class works by its name, such as ResNet50."
         )
     height, width, channels = input_shape

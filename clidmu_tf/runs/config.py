@@ -20,17 +20,23 @@ OF_UNLABELED = ("strong_augment",)
 
 def _method_fields():
     """A field for every flag of a method; `None` stands for the method's default."""
-    fields = {}
+    declared_by, methods_by = {}, {}
     for method in (*METHODS, *JOINED):
         for flag, (_, declared) in flags_of(method).items():
-            if method in JOINED and flag in fields:
-                continue
-            help_text = f"{declared.setting.help} (--method={method})"
-            if flag in fields:  # several methods share it
-                help_text = fields[flag][2].metadata["help"][:-1] + f", {method})"
-            field = setting(None, help_text, declared.setting.choices or None)
-            fields[flag] = (flag, declared.type, field)
-    return list(fields.values())
+            if method in METHODS or flag not in declared_by:
+                declared_by.setdefault(flag, declared)
+                methods = methods_by.setdefault(flag, {})
+                methods.setdefault(declared.default, []).append(method)
+    fields = []
+    for flag, declared in declared_by.items():
+        defaults = "; ".join(
+            f"{default} with --method={', '.join(methods)}"
+            for default, methods in methods_by[flag].items()
+        )
+        help_text = f"{declared.setting.help} (default: {defaults})"
+        field = setting(None, help_text, declared.setting.choices or None)
+        fields.append((flag, declared.type, field))
+    return fields
 
 
 OfMethods: Any = dataclasses.make_dataclass(
@@ -96,12 +102,15 @@ class Config(OfMethods):
         ]
 
     def differences(self, other, but=()):
-        """Returns `--name=value` of each setting that differs from another's."""
+        """Returns `--name=value` of each setting that differs from another's.
+
+        What the other's method does not have does not count: that of the method does.
+        """
         names = [f.name for f in dataclasses.fields(self) if f.name not in but]
         return [
             f"--{name}={_text(getattr(other, name))}"
             for name in names
-            if getattr(self, name) != getattr(other, name)
+            if getattr(other, name) not in (None, getattr(self, name))
         ]
 
     def given(self, but=()):
@@ -119,6 +128,8 @@ class Config(OfMethods):
         if not self.method_class.takes_unlabeled_data:
             others |= {*OF_UNLABELED}
         others -= {*flags_of(self.full_method)}
+        if not self.method_class.takes_meta_data(self.method_settings(1)):
+            others |= {"temperature"}  # that of CLID, and it judges nothing here
         used = {field.name for field in dataclasses.fields(self)} - others
         return self.given(but=used)
 

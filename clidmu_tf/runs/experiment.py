@@ -276,8 +276,6 @@ class Experiment:
         if not (config.meta_batch_size or supervised):
             return {}
         if not method.takes_meta_data(settings):
-            if not method.takes_meta_optimizer:
-                return {}
             raise UserError(
                 f"--meta_batch_size={config.meta_batch_size} is of no use where the "
                 "given labels judge: leave it out, or give --meta_objective=clid."

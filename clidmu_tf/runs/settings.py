@@ -215,9 +215,11 @@ class RunSettings:
         NamesIn("clidmu_tf.tuning.search", "OBJECTIVES"),
     )
     tune_space: str = setting(
-        "temperature,batch_size",
+        "auto",
         "Comma-separated settings to search, around the values that they have here: "
-        "batch_size, learning_rate, and what the method has to search.",
+        "batch_size, learning_rate, and what the method has to search. auto: "
+        "temperature and batch_size, or learning_rate and batch_size where the method "
+        "has no temperature.",
     )
 
     def __post_init__(self):

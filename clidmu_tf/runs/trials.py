@@ -28,6 +28,7 @@ from clidmu_tf.tuning.space import space_around
 Train = Callable[[Config], None]
 
 HOLDOUT = 0.2
+OF_CLID = ("temperature", "meta_batch_size")
 # What a trial does not know of: it is a run like any other.
 OF_THE_SEARCH = ("task", "tuner", "trials", "objective", "tune_space")
 
@@ -45,10 +46,10 @@ def search(config: Config, train: Train) -> None:
             "its own, by KERASTUNER_TUNER_ID and KERASTUNER_ORACLE_IP."
         )
     config = config.replace(noisy_holdout=config.noisy_holdout or HOLDOUT)
-    asked = {name.strip() for name in config.tune_space.split(",")}
-    of_clid = asked & {"temperature", "meta_batch_size"}
+    of_clid = [name for name in names_of(config) if name in OF_CLID]
     if of_clid and config.meta_objective == "auto":
         # Where the given labels judge there is nothing of the kind to search.
+        print(f"To search {' and '.join(of_clid)}: --meta_objective=clid.")
         config = config.replace(meta_objective="clid")
     trials = Trials(config, train)
     if not is_worker():
@@ -71,6 +72,15 @@ def search(config: Config, train: Train) -> None:
                 tuner.search()
         if not is_worker():
             trials.finish(tuner)
+
+
+def names_of(config: Config) -> list[str]:
+    """The names of the settings to search, each once."""
+    if config.tune_space == "auto":
+        has_temperature = "temperature" in config.searchable()
+        return ["temperature" if has_temperature else "learning_rate", "batch_size"]
+    names = (name.strip() for name in config.tune_space.split(","))
+    return list(dict.fromkeys(name for name in names if name))
 
 
 @contextlib.contextmanager
@@ -101,14 +111,9 @@ class Trials:
         self.workdir = Workdir(config.workdir)
         self.titles = ORACLE
 
-    def names(self) -> list[str]:
-        """The names of the settings to search, each once."""
-        names = (name.strip() for name in self.config.tune_space.split(","))
-        return list(dict.fromkeys(name for name in names if name))
-
     def space(self) -> Any:
         """The space to search."""
-        config, names = self.config, self.names()
+        config, names = self.config, names_of(self.config)
         searchable = config.searchable()
         for name in names:
             if name not in searchable:
@@ -180,7 +185,7 @@ class Trials:
         best = int(table["trial"].iloc[0])
         score = f"{objective} {table[objective].iloc[0]:.4f}"
         path = self.workdir.path
-        write_report(table, self.names(), objective, path, self.titles)
+        write_report(table, names_of(self.config), objective, path, self.titles)
         trial = tuner.oracle.get_best_trials()[0]
         write_config(
             self.workdir.best,

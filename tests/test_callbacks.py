@@ -129,3 +129,17 @@ def test_tensorboard_gets_the_settings_and_the_numbers(logged):
     assert "workdir" not in hparams
     scalars = EventAccumulator(str(workdir.tensorboard / "train")).Reload()
     assert "epoch_loss" in scalars.Tags()["tensors"]
+
+
+def test_snapshots_are_of_one_model_and_of_all_its_epochs():
+    x, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 3
+    snapshots = clidmu.SnapshotEnsemble(x.astype("float32"), k=4, batch_size=20)
+    model = clidmu.CrossEntropy(plain_classifier())
+    model.compile(keras.optimizers.SGD(0.1))
+    for _ in range(2):
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[snapshots])
+    assert sorted(epoch for _, epoch, _ in snapshots.snapshots) == [0, 1, 2, 3]
+    other = clidmu.CrossEntropy(plain_classifier())
+    other.compile(keras.optimizers.SGD(0.1))
+    other.fit(x, y, verbose=0, callbacks=[snapshots])
+    assert len(snapshots.snapshots) == 1

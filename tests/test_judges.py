@@ -178,3 +178,16 @@ def test_weights_count_where_all_is_wrong_only_in_full_trust(full_trust):
     weights = model.label_weights(x, never_right)
     assert float(model.slots["trust"]) == full_trust
     assert (np.ptp(weights) > 1e-3) == full_trust
+
+
+def test_labels_of_no_weight_judge_nothing():
+    (x, y), found = table(), []
+    weight = (np.arange(len(y)) % 2).astype("float32")
+    for labels in (y, np.where(weight, y, (y + 1) % 3)):
+        model = judged(full_trust=True)
+        model.train_on_batch(x, labels, sample_weight=weight)
+        found.append(model.weight_net.get_weights())
+        assert not np.any(model.slots["judge_targets"].numpy()[: len(y)][weight == 0])
+    assert_close(*found, 0)
+    model.train_on_batch(x, y, sample_weight=0 * weight)
+    assert np.all(np.isfinite(np.concatenate([w.ravel() for w in model.get_weights()])))

@@ -20,9 +20,9 @@ def problem(empty=0):
     return features, kernel, bias, targets, weights
 
 
-def moved(features, logits, targets, weights):
+def moved(features, logits, targets, weights, **head):
     slopes = tf.nn.softmax(logits, axis=-1) - targets
-    return leave_one_out_logits(features, logits, slopes, weights, RATE)
+    return leave_one_out_logits(features, logits, slopes, weights, RATE, **head)
 
 
 def one_by_one(features, kernel, bias, targets, weights):
@@ -96,3 +96,13 @@ def test_no_label_speaks_for_itself():
     own = by_weights[np.arange(N), :, np.arange(N)]
     np.testing.assert_allclose(own, 0, atol=1e-12)
     assert np.abs(by_weights).max() > 1e-3
+
+
+def test_a_head_without_a_bias_has_none_to_move():
+    """A bias is the weight of a feature that is 1."""
+    features, kernel, bias, targets, weights = problem()
+    logits = features @ kernel + bias
+    expected = moved(features, logits, targets, weights)
+    ones = np.concatenate([features, np.ones((N, 1))], axis=1)
+    found = moved(ones, logits, targets, weights, has_bias=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

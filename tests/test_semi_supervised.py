@@ -243,3 +243,24 @@ def test_arrays_are_augmented_by_seed_and_position_whatever_cuts_the_run():
     whole = trained((0, 3))
     np.testing.assert_array_equal(whole, trained((0, 1), (1, 3)))
     assert not np.array_equal(whole, trained((0, 2)))
+
+
+def test_what_would_be_remembered_needs_a_name():
+    unnamed = tf.data.Dataset.from_tensors((UNLABELED, UNLABELED)).repeat()
+    with pytest.raises(ValueError, match="num_unlabeled="):
+        fit(compiled(clidmu.FlexMatch), unlabeled_data=unnamed)
+
+
+def test_weighed_labels_are_not_left_out_as_well():
+    model = clidmu.CLIDMU(classifier(), inner="uda", annealing="linear")
+    model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="annealing='linear' leaves labels out"):
+        fit(model, unlabeled_data=UNLABELED)
+
+
+@pytest.mark.parametrize("scale, low, high", [(1 / 255, 0, 1), (-1.0, -255, 0)])
+def test_pixels_that_would_be_rounded_away_are_refused(scale, low, high):
+    images = scale * np.tile(np.linspace(0, 255, 64, dtype="float32"), (4, 1))
+    with pytest.raises(ValueError, match=f"from {low} to -?{high}: .*Rescaling"):
+        views = [None, "randaugment"]
+        batches_of_views(images.reshape(4, 8, 8, 1), (), views, 2, seed=0)

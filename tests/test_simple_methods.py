@@ -10,7 +10,12 @@ import tensorflow as tf
 import clidmu_tf as clidmu
 from clidmu_tf.core.labels import to_targets
 from clidmu_tf.core.losses import cross_entropy
-from clidmu_tf.engine.examples import with_index
+from clidmu_tf.engine.examples import (
+    ArrayExamples,
+    batches_of_views,
+    split_index,
+    with_index,
+)
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "methods.npz")
 CLASSES = 4
@@ -150,3 +155,22 @@ def test_mixup_refuses_inputs_that_cannot_be_mixed(jit_compile):
         "MixUp mixes inputs, which must be floating-point numbers; received uint8: "
         "cast them, or embed them first."
     )
+
+
+def test_other_data_are_remembered_anew():
+    """A step that was traced before must not go on with the memory of then."""
+    model = identity(clidmu.ELR)
+    x = np.random.default_rng(0).normal(size=(24, CLASSES)).astype("float32")
+    for count in (24, 16, 24):
+        y = np.arange(count) % CLASSES
+        model.fit(x[:count], y, batch_size=8, verbose=0)
+        remembered = model.memories["targets"].numpy()
+        assert remembered.shape[0] == count and np.all(remembered.sum(-1) > 0)
+
+
+def test_what_judges_is_another_batch_than_what_is_learnt_from():
+    x, y = np.eye(24, dtype="float32"), np.arange(24)
+    learnt = batches_of_views(x, (y,), [None], 8, seed=3)
+    judging = ArrayExamples(x, y, seed=3).batches(y, 8)
+    for (x, _), (other, _) in zip(learnt.take(3), judging.take(3), strict=True):
+        assert np.any(split_index(x)[0] != other)

@@ -1,5 +1,6 @@
 """Co-teaching and DivideMix beyond the contract: who teaches whom, and odd splits."""
 
+import functools
 import logging
 
 import keras
@@ -222,3 +223,20 @@ def test_the_weighted_loss_of_mixed_rows_is_the_authors():
     phi = [tf.convert_to_tensor(v.value) for v in net.trainable_variables]
     found = loss(phi, features, features @ w2 + b2, True)
     np.testing.assert_allclose(found, METHODS["dmwnet_virtual_loss"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_examples_of_no_weight_teach_dividemix_nothing(inner):
+    start = classifier().get_weights()
+    with_weights = functools.partial(clidmu.CLIDMU, inner="dividemix")
+    method = with_weights if inner else clidmu.DivideMix
+    model = compiled(method, warmup_epochs=1, prior_penalty=0.0)
+    fit(model, sample_weight=np.zeros(24, "float32"), epochs=2)
+    for before, after in zip(start, model.classifier.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_the_mean_of_probabilities_that_vanish_has_a_logarithm():
+    model = clidmu.CoTeaching(classifier(0, "softmax"), peer=classifier(1, "softmax"))
+    _, logits = features_and_logits(model.served)(500 * X)
+    assert np.all(np.isfinite(logits))

@@ -30,6 +30,7 @@ def divided_losses(
     targets: tf.Tensor,
     is_labeled: tf.Tensor,
     weights: tf.Tensor | None = None,
+    sample_weight: float | tf.Tensor = 1.0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """L_x of the rows that count as labelled, and L_u of the others.
 
@@ -39,6 +40,7 @@ def divided_losses(
         is_labeled: `(n,)`, ones and zeros.
         weights: `(n,)` that sum to one over all rows, in place of two means; `None`
             for the means of the paper.
+        sample_weight: `(n,)` by which each row's loss is multiplied.
 
     Returns:
         The cross-entropy, and the squared error of the probabilities; two scalars.
@@ -46,7 +48,8 @@ def divided_losses(
     Reference:
         Li, Socher and Hoi, ICLR 2020, equations 9 and 10.
     """
-    losses, errors = cross_entropy(logits, targets), squared_error(logits, targets)
+    losses = sample_weight * cross_entropy(logits, targets)
+    errors = sample_weight * squared_error(logits, targets)
     is_unlabeled = 1 - is_labeled
     if weights is None:
         return mean_over(losses, is_labeled), mean_over(errors, is_unlabeled)

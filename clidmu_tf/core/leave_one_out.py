@@ -23,6 +23,7 @@ def leave_one_out_logits(
     slopes: tf.Tensor,
     weights: tf.Tensor,
     learning_rate: float | tf.Tensor,
+    has_bias: bool = True,
 ) -> tf.Tensor:
     """The logits of every example after a step of the head on all the others.
 
@@ -34,11 +35,12 @@ def leave_one_out_logits(
         weights: `(n,)`, 0 or above, on no particular scale; 0 of a row that holds no
             example. The result is differentiable by them, and by the slopes.
         learning_rate: η of the step.
+        has_bias: Whether the layer has one; without it, the 1 above is left out.
 
     Returns:
         `(n, num_classes)`.
     """
-    kernel = tf.matmul(features, features, transpose_b=True) + 1.0
+    kernel = tf.matmul(features, features, transpose_b=True) + float(has_bias)
     kernel = tf.linalg.set_diag(kernel, tf.zeros_like(kernel[0]))
     push = tf.matmul(kernel, weights[:, None] * slopes)
     total = tf.reduce_sum(weights)

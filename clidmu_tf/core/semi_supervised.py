@@ -148,8 +148,9 @@ def learning_status(
     Reference:
         Zhang et al., "FlexMatch", NeurIPS 2021, equations 5 to 7 and section 3.3.
     """
-    classes = tf.range(NEVER, num_classes, dtype=confident.dtype)
-    counts = tf.reduce_sum(tf.cast(confident[:, None] == classes, dtype), axis=0)
+    counts = tf.math.unsorted_segment_sum(
+        tf.ones(tf.shape(confident), dtype), confident - NEVER, num_classes + 1
+    )
     most = tf.reduce_max(counts if warm_up else counts[1:])
     return tf.math.divide_no_nan(counts[1:], most)
 

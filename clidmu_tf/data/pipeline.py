@@ -10,6 +10,9 @@ from clidmu_tf.errors import UserError
 INT32 = 2**31 - 1
 # Added to the seed for each further view of an example.
 VIEW_SEED = 10**7
+# And for batches that go beside the labelled ones, not with them.
+META_SEED = 10**6
+UNLABELED_SEED = 2 * 10**6
 
 
 def training_batches(

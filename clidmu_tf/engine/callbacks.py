@@ -12,6 +12,7 @@ from clidmu_tf.engine.metrics import check_temperature
 from clidmu_tf.engine.network import at_least_float32, count
 from clidmu_tf.errors import check_finite
 from clidmu_tf.files import read_arrays, write_arrays, write_text
+from clidmu_tf.nets.copies import copy_of
 from clidmu_tf.nets.features import features_and_logits, inputs_like, scores_of
 
 BATCH = 100
@@ -61,12 +62,18 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self.directory = directory and pathlib.Path(directory)
         self.snapshots = []
 
+    def set_model(self, model):
+        if self._model not in (None, model):
+            self.snapshots = []  # of another model, as in a cross-validation
+        super().set_model(model)
+
     def on_train_begin(self, logs=None):
         self._clid = clid_of(
             self.model.served, self.model.feature_layer, self.temperature
         )
 
     def on_epoch_end(self, epoch, logs=None):
+        epoch = self.model.epoch  # over all calls of fit, unlike Keras's
         value = mean_clid(self._clid, self.data, self.batch_size)
         check_finite("snapshot_clid", value, epoch)  # before it is kept, or written
         if logs is not None:
@@ -142,11 +149,7 @@ def ensemble(classifier, weights, name="snapshot_ensemble"):
 
 def members(classifier, weights):
     """Returns a copy of the classifier for each of many weights."""
-    found = []
-    for values in weights:
-        found.append(keras.models.clone_model(classifier))
-        found[-1].set_weights(values)
-    return found
+    return [copy_of(classifier, values) for values in weights]
 
 
 def clid_of(classifier, feature_layer, temperature):

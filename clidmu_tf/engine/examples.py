@@ -5,7 +5,12 @@ import numpy as np
 import tensorflow as tf
 
 from clidmu_tf.data import augment as augmentations
-from clidmu_tf.data.pipeline import VIEW_SEED, batches_of_indices, seeds_of
+from clidmu_tf.data.pipeline import (
+    META_SEED,
+    VIEW_SEED,
+    batches_of_indices,
+    seeds_of,
+)
 from clidmu_tf.engine.network import count
 
 INPUTS, INDEX, VIEW = "inputs", "example_index", "view_"
@@ -79,6 +84,7 @@ def batches_of_views(x, others, views, batch_size, seed, start_step=0):
     """
     examples = count(x)
     steps = examples // batch_size
+    check_range(x, views)
     arrays = keras.tree.lists_to_tuples((x, tuple(others)))
     arrays = keras.tree.map_structure(tf.constant, arrays)
     views = [augmentation_of(view) for view in views]
@@ -105,6 +111,19 @@ def batches_of_views(x, others, views, batch_size, seed, start_step=0):
 def augmentation_of(spec):
     """An augmentation from words, such as `"flip,crop"`, or as it is."""
     return augmentations.build(spec) if isinstance(spec, str) else spec
+
+
+def check_range(x, views):
+    """Refuses images whose pixels an augmentation would round away."""
+    if not any(isinstance(view, str) and "randaugment" in view for view in views):
+        return
+    values = np.asarray(keras.tree.flatten(x)[0])
+    if values.dtype.kind != "u" and (values.min() < 0 or values.max() <= 1):
+        raise ValueError(
+            "randaugment takes pixels from 0 to 255; received values from "
+            f"{values.min():g} to {values.max():g}: give the images as they are, and "
+            "let the classifier begin with keras.layers.Rescaling(1 / 255)."
+        )
 
 
 class ArrayExamples:
@@ -144,8 +163,10 @@ class ArrayExamples:
         """
         indices = tf.constant(indices, tf.int64)
         arrays = keras.tree.map_structure(tf.constant, (self.x, self.y))
+        # Another order than that of the batches that are learnt from.
         order = batches_of_indices(
-            len(indices), min(batch_size, len(indices)), self.seed, start_step
+            *(len(indices), min(batch_size, len(indices))),
+            *(self.seed + META_SEED, start_step),
         )
         return order.map(
             lambda rows: keras.tree.map_structure(

@@ -82,7 +82,7 @@ class Method(MethodModel):
             takes.
     """
 
-    # Whether `begin_epoch` or `streams` read the training data by index.
+    # Whether `begin_epoch` or `own_streams` read the training data by index.
     reads_examples = False
     # Whether `fit` must be given `unlabeled_data`, and whether it remembers them.
     takes_unlabeled_data = False
@@ -174,6 +174,11 @@ class Method(MethodModel):
         return False
 
     @property
+    def goes_by_epochs(self) -> bool:
+        """Whether something comes before its epochs."""
+        return type(self).begin_epoch is not Method.begin_epoch
+
+    @property
     def is_supervised(self) -> bool:
         """Whether `fit` must be given meta data with right labels."""
         return False
@@ -183,7 +188,7 @@ class Method(MethodModel):
         return None
 
     def step(self, kind: str, forward: Any, values: Any, x: Any, batch: Tensors) -> Any:
-        """A training step, pure: by default the gradient of `loss`."""
+        """A training step, pure: by default the gradient of `batch_loss`."""
         x, batch = self.prepare(x, batch)
         here = forward(values["theta"], values["state"], x)
 

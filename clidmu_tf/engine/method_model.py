@@ -35,10 +35,10 @@ from clidmu_tf.engine.network import (
     Network,
     check_alike,
     count,
-    drawn_anew,
     values_of,
 )
 from clidmu_tf.engine.settings import settings_of
+from clidmu_tf.nets.copies import copy_of, drawn_anew
 from clidmu_tf.nets.features import average_of
 
 Tensors = dict[str, Any]
@@ -67,8 +67,7 @@ class MethodModel(NoisyLabelModel):
             self.networks.append(Network(self.peer, self.feature_layer))
             self._served = average_of([self.classifier, self.peer])
         elif self.ema_momentum:
-            self._served = keras.models.clone_model(self.classifier)
-            self._served.set_weights(self.classifier.get_weights())
+            self._served = copy_of(self.classifier)
 
     @property
     def served(self):
@@ -84,6 +83,7 @@ class MethodModel(NoisyLabelModel):
             name=name,
             autocast=False,
         )
+        self.train_function = None  # a step that was traced holds the variable before
         return self.slots[name]
 
     def build_method(self):
@@ -116,6 +116,7 @@ class MethodModel(NoisyLabelModel):
                 )
                 for name, width in widths.items()
             }
+        self.train_function = None  # a step that was traced holds those before
 
     # --- training
 
@@ -232,10 +233,11 @@ class MethodModel(NoisyLabelModel):
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         asks_more = self.reads_examples or self.takes_unlabeled_data
-        if self.is_supervised or self.memory() or asks_more:
+        if self.is_supervised or self.memory() or asks_more or self.goes_by_epochs:
             raise ValueError(
                 f"{type(self).__name__} needs more than a batch (it remembers its "
-                "examples, or takes a second stream of data): use fit()."
+                "examples, takes a second stream of data, or goes by epochs): use "
+                "fit()."
             )
         return super().train_on_batch(*self._in_form((x, y)), *args, **kwargs)
 

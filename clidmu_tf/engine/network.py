@@ -71,6 +71,11 @@ class Network:
         return in_columns(logits)
 
     @property
+    def has_bias(self):
+        """Whether the last Dense layer has one."""
+        return head_of(self.classifier).use_bias
+
+    @property
     def moving_logits(self):
         """Of each logit 1, or 0 where a single unit leaves the first class's at 0."""
         return [0.0, 1.0] if head_of(self.classifier).units == 1 else 1.0
@@ -84,13 +89,6 @@ class Network:
     def non_trainable_variables(self):
         """The variables of the state: moving averages, seeds, frozen weights."""
         return self._inside.non_trainable_variables
-
-
-def drawn_anew(classifier):
-    """A network of the same layers, whose weights are drawn anew."""
-    copy = keras.models.clone_model(classifier)
-    copy.name = f"{classifier.name}_peer"
-    return copy
 
 
 def check_alike(first, second):

@@ -253,7 +253,10 @@ class CLIDMU(Reweighting):
         rate *= self.network.moving_logits
         with tf.GradientTape() as tape:
             tape.watch(phi)
-            loss = judges.verdict(self.weighting, phi, examples, trust, classes, rate)
+            loss = judges.verdict(
+                *(self.weighting, phi, examples, trust, classes, rate),
+                has_bias=self.network.has_bias,
+            )
         return loss, tape.gradient(loss, phi, unconnected_gradients="zero")
 
     def _judges(self, here, values, batch):
@@ -261,10 +264,13 @@ class CLIDMU(Reweighting):
         apart = self.is_distributed and self.batch_scope == "replica"
         gather = (Replicas() if apart else Alone()).gather
         theta, state = values["theta"], values["state"]
+        # A label of no weight judges nothing: its row is empty.
+        counts = tf.cast(batch["sample_weight"] > 0, batch["targets"].dtype)
+        targets = batch["targets"] * counts[:, None]
         return judges.judges(
             gather(here.features),
             gather(tf.stop_gradient(here.logits)),
-            gather(batch["targets"]),
+            gather(targets),
             [values["slots"][name] for name in judges.SLOTS],
             lambda features: self.network.head_logits(theta, state, features),
         )

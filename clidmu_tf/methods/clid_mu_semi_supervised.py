@@ -106,3 +106,12 @@ class UDACLIDMU(SemiSupervisedCLIDMU, UDA):
     """UDA, its labels weighed by CLID-MU: `CLIDMU(…, inner="uda")`."""
 
     combines = (CLIDMU, UDA)
+
+    def fit(self, *args, **kwargs):
+        """As `SemiSupervised.fit`."""
+        if self.annealing != "none":
+            raise ValueError(
+                f"annealing={self.annealing!r} leaves labels out that CLID-MU is to "
+                "weigh: leave it out, or train UDA without CLID-MU."
+            )
+        return super().fit(*args, **kwargs)

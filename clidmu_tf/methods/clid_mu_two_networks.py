@@ -222,6 +222,7 @@ class DivideMixCLIDMU(TwoNetworksCLIDMU, DivideMix):
     def _loss(self, values, mixed, known):
         """L of the mixed rows: `(phi, features, logits, virtual) → scalar`."""
         targets, is_labeled = mixed.targets, mixed.is_labeled
+        own = {"sample_weight": mixed.sample_weight}
 
         def training_loss(phi, features, logits, virtual):
             if not self.weighting.masks:
@@ -229,7 +230,7 @@ class DivideMixCLIDMU(TwoNetworksCLIDMU, DivideMix):
                 weights = self.weighting.raw_weights(phi, features, logits, given)
                 weights = self.weighting.balanced(weights, targets, known)
                 weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
-                lx, lu = divided_losses(logits, targets, is_labeled, weights)
+                lx, lu = divided_losses(logits, targets, is_labeled, weights, **own)
                 return self.whole_loss(values, mixed, lx, lu, logits)
             said = targets
             if self.hard_class:
@@ -237,7 +238,7 @@ class DivideMixCLIDMU(TwoNetworksCLIDMU, DivideMix):
                 said = tf.one_hot(likeliest, self.num_classes, dtype=targets.dtype)
             noise = mixed.noise[0 if virtual else 1]
             mask, kl = self.weighting.mask(phi, features, said, noise)
-            lx, lu = divided_losses(mask * logits, targets, is_labeled)
+            lx, lu = divided_losses(mask * logits, targets, is_labeled, **own)
             loss = self.whole_loss(values, mixed, lx, lu, logits)
             return loss + self.weight_net.kl_weight * kl if virtual else loss
 

@@ -33,6 +33,7 @@ class Mixed(NamedTuple):
         targets: `(2n, num_classes)` of all replicas, first views first.
         is_labeled: `(2n,)`, ones where the label counts, else zeros.
         sizes: This replica's rows of each view.
+        sample_weight: `(2n,)`, or one for all.
         noise: What a weight net draws for them, or `None`.
     """
 
@@ -40,6 +41,7 @@ class Mixed(NamedTuple):
     targets: tf.Tensor
     is_labeled: tf.Tensor
     sizes: list
+    sample_weight: tf.Tensor | float = 1.0
     noise: tf.Tensor | None = None
 
 
@@ -296,6 +298,7 @@ class DivideMix(Method):
         partners = batch["partners"][i]
         targets = tf.concat([targets, targets], axis=0)
         is_labeled = tf.cast(is_labeled, targets.dtype)
+        weight = tf.concat([batch["sample_weight"]] * 2, axis=0)
         rows = self.replicas.rows(keras.tree.flatten(views[0])[0])
         of_views = tf.split(partners, 2)
         mine = tf.concat([self.replicas.scatter(p, rows) for p in of_views], axis=0)
@@ -311,6 +314,7 @@ class DivideMix(Method):
             mix(targets, tf.gather(targets, partners), share),
             tf.concat([is_labeled, is_labeled], axis=0),
             [size, size],
+            mix(weight, tf.gather(weight, partners), share),
         )
 
     def learn(self, kind, forward, values, mixed, x, batch):
@@ -325,7 +329,10 @@ class DivideMix(Method):
 
     def _learn(self, forward, values, mixed):
         def training_loss(phi, features, logits, virtual):
-            lx, lu = divided_losses(logits, mixed.targets, mixed.is_labeled)
+            lx, lu = divided_losses(
+                *(logits, mixed.targets, mixed.is_labeled),
+                sample_weight=mixed.sample_weight,
+            )
             return self.whole_loss(values, mixed, lx, lu, logits)
 
         forward = self.in_order(forward, mixed)

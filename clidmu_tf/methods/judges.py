@@ -97,12 +97,13 @@ def standing(examples):
     count = tf.reduce_sum(present)
     predicted = tf.argmax(logits, -1)
     # How often a label drawn by the labels' shares would be what is predicted.
-    chance = tf.gather(tf.reduce_sum(targets, axis=0) / count, predicted)
+    shares = tf.math.divide_no_nan(tf.reduce_sum(targets, axis=0), count)
+    chance = tf.gather(shares, predicted)
 
     def above_chance(values, among):
         number = tf.reduce_sum(among)
-        share = tf.reduce_sum(values * among) / number
-        by_chance = tf.reduce_sum(chance * among) / number
+        share = tf.math.divide_no_nan(tf.reduce_sum(values * among), number)
+        by_chance = tf.math.divide_no_nan(tf.reduce_sum(chance * among), number)
         return tf.math.divide_no_nan(share - by_chance, 1 - by_chance)
 
     sure = tf.reduce_max(tf.nn.softmax(logits, axis=-1), axis=-1) * present
@@ -120,7 +121,7 @@ def standing(examples):
     return Standing(trust, sureness)
 
 
-def verdict(weighting, phi, examples, trust, classes, learning_rate):
+def verdict(weighting, phi, examples, trust, classes, learning_rate, has_bias=True):
     """Mean absolute error of the given labels, each after a step of all the others.
 
     Args:
@@ -130,6 +131,7 @@ def verdict(weighting, phi, examples, trust, classes, learning_rate):
         trust: How far the weights count.
         classes: What `update_classes` keeps of each class.
         learning_rate: η of the virtual step.
+        has_bias: Whether the last layer has one.
     """
     features, logits, targets = examples
     present = tf.reduce_sum(targets, axis=-1)
@@ -139,6 +141,8 @@ def verdict(weighting, phi, examples, trust, classes, learning_rate):
     # An empty row is of no class: balanced, it would be divided by zero.
     classes_of = targets + (1 - present)[:, None]
     weights = present * weighting.balanced(weights, classes_of, classes)
-    after = leave_one_out_logits(features, logits, slopes, weights, learning_rate)
+    after = leave_one_out_logits(
+        features, logits, slopes, weights, learning_rate, has_bias
+    )
     losses = mean_absolute_error(after, targets) * present
-    return tf.reduce_sum(losses) / tf.reduce_sum(present)
+    return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(present))

@@ -188,9 +188,15 @@ class MLNT(Method):
             self._begin_iteration(state)
 
     def _begin_iteration(self, state):
-        """Starts anew from the first weights, with the teacher as mentor."""
-        teacher, _ = self._copy(self.slots, "teacher")
-        self._store("mentor", [*values_of(teacher), *state])
+        """Starts anew from the first weights, with the teacher as mentor.
+
+        An iteration that ended before its first meta step has no teacher yet: the
+        network itself is the mentor.
+        """
+        mentor, _ = self._copy(self.slots, "teacher")
+        if int(self.slots["iteration_step"].numpy()) <= self.start_step:
+            mentor = self.network.trainable_variables
+        self._store("mentor", [*values_of(mentor), *state])
         initial = [*self._copy(self.slots, "initial")]
         places = self.network.trainable_variables, self.network.non_trainable_variables
         for variables, values in zip(places, initial, strict=True):

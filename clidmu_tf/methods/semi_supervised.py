@@ -170,6 +170,12 @@ class SemiSupervised(Method):
             self._check_shape(split_index(unlabeled_data.element_spec)[0])
         if num_unlabeled:
             self.build_memory(None, num_unlabeled)
+        elif self.remembers_unlabeled:
+            raise ValueError(
+                f"{type(self).__name__} remembers each example without a label: give "
+                "arrays, or a dataset of batches (with_index(weak, index), "
+                "with_index(strong, index)) and num_unlabeled=."
+            )
         streams = {"unlabeled": unlabeled_data, **(kwargs.pop("streams", None) or {})}
         return super().fit(x, y, streams=streams, **kwargs)
 

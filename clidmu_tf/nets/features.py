@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 # Of a last layer of several units, and of a single one, which tells two classes apart.
+LEAST_PROBABILITY = 1e-30  # Keeps the logarithm of a mean of probabilities finite.
 OUTPUT_ACTIVATIONS = {False: ("linear", "softmax"), True: ("linear", "sigmoid")}
 
 
@@ -135,7 +136,7 @@ def _average_inside(model, feature_layer):
     if not is_linear:
         logits = [ops.softmax(z) for z in logits]
     mean = keras.layers.Average()(list(logits))
-    mean = mean if is_linear else ops.log(mean)
+    mean = mean if is_linear else ops.log(ops.maximum(mean, LEAST_PROBABILITY))
     features = keras.layers.Concatenate()(list(features))
     for i, inside in enumerate(insides):
         inside.name = f"inside_{i}"

@@ -9,13 +9,10 @@ import tensorflow as tf
 
 from clidmu_tf import data
 from clidmu_tf.data import Source, Split, augment
+from clidmu_tf.data.pipeline import META_SEED, UNLABELED_SEED
 from clidmu_tf.engine.examples import with_index, with_views
 from clidmu_tf.errors import UserError
 from clidmu_tf.runs import strategies
-
-# Added to the seed for batches that go beside the labelled ones, not with them.
-META_SEED = 10**6
-UNLABELED_SEED = 2 * 10**6
 
 
 @dataclasses.dataclass(frozen=True)

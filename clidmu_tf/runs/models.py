@@ -12,6 +12,7 @@ import tensorflow as tf
 from clidmu_tf.engine.method import Method
 from clidmu_tf.errors import UserError, listed
 from clidmu_tf.nets import backbones
+from clidmu_tf.nets.copies import set_weights
 from clidmu_tf.nets.files import load_model
 from clidmu_tf.runs.evaluation import top5_metrics
 from clidmu_tf.runs.workdir import Described
@@ -100,7 +101,7 @@ def read_weights(classifier: keras.Model, body: list[keras.Layer], path: str) ->
         if any(np.isnan(value).any() for value in values):
             raise ValueError(f"it has no weights for the layer {layer.name!r}")
     for layer, values in zip(body, found, strict=True):
-        layer.set_weights(values)
+        set_weights(layer, values)
 
 
 def copy_weights(layer: keras.Layer, model: keras.Model) -> None:
@@ -110,9 +111,9 @@ def copy_weights(layer: keras.Layer, model: keras.Model) -> None:
     if inside and all(other.name != layer.name for other in model.layers):
         for part in inside:
             if part.weights:
-                part.set_weights(model.get_layer(part.name).get_weights())
+                set_weights(part, model.get_layer(part.name).get_weights())
     else:
-        layer.set_weights(model.get_layer(layer.name).get_weights())
+        set_weights(layer, model.get_layer(layer.name).get_weights())
 
 
 def learning_rate(schedule: str, rate: float, least: float, period: int) -> Any:

@@ -34,10 +34,10 @@ $(READY): pyproject.toml requirements.txt requirements-dev.txt constraints.txt
 demo: $(READY)
 	@echo "Plain cross-entropy first, to compare with"
 	@$(BIN)/python train.py --flagfile=configs/digits.cfg --method=cross_entropy \
-	  --workdir=runs/digits_cross_entropy $(ARGS) >/dev/null
+	  --workdir=runs/demo_cross_entropy $(ARGS) >/dev/null
 	@echo "CLID-MU"
 	@$(BIN)/python train.py --flagfile=configs/digits.cfg \
-	  --beside=runs/digits_cross_entropy $(ARGS)
+	  --workdir=runs/demo --beside=runs/demo_cross_entropy $(ARGS)
 
 test: lint
 	@echo "Tests (pytest, $(WORKERS) processes)"

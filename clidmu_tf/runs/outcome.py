@@ -106,6 +106,8 @@ def print_summary(workdir: Workdir, beside: str = "") -> None:
     if beside and Workdir(beside).finished():
         other = Workdir(beside).read_summary()
         rows.insert(0, (f"{other['method']}, last epoch", "last", other))
+    elif beside:
+        print(f"--beside={beside} holds no finished run to show.")
     # Of a run of an older version nobody wrote down what it was tested on.
     what = summary.get("accuracy_on", TEST)
     columns = {"accuracy": "accuracy", "top5_accuracy": "top-5"}

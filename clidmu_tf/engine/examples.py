@@ -136,17 +136,18 @@ class ArrayExamples:
     """
 
     def __init__(self, x, y, seed=0):
-        self.x = keras.tree.map_structure(
-            np.asarray, keras.tree.lists_to_tuples(x), none_is_leaf=False
-        )
         self.y, self.seed = np.asarray(y), seed
+        # As tensors, once: a dataset of arrays would copy them in every epoch.
+        self._arrays = keras.tree.map_structure(
+            tf.constant, (keras.tree.lists_to_tuples(x), self.y), none_is_leaf=False
+        )
 
     def __len__(self):
         return count(self.y)
 
     def in_order(self, batch_size):
         """All examples once, by rising index: batches of `(inputs, labels)`."""
-        dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y))
+        dataset = tf.data.Dataset.from_tensor_slices(self._arrays)
         return dataset.batch(batch_size)
 
     def labels(self):
@@ -162,7 +163,6 @@ class ArrayExamples:
             start_step: Batches to leave out.
         """
         indices = tf.constant(indices, tf.int64)
-        arrays = keras.tree.map_structure(tf.constant, (self.x, self.y))
         # Another order than that of the batches that are learnt from.
         order = batches_of_indices(
             *(len(indices), min(batch_size, len(indices))),
@@ -170,7 +170,7 @@ class ArrayExamples:
         )
         return order.map(
             lambda rows: keras.tree.map_structure(
-                lambda array: tf.gather(array, tf.gather(indices, rows)), arrays
+                lambda array: tf.gather(array, tf.gather(indices, rows)), self._arrays
             )
         )
 

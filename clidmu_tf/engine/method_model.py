@@ -139,7 +139,7 @@ class MethodModel(NoisyLabelModel):
                 indices of classes, or their names.
             augment: Augments arrays anew each epoch: a function `(inputs, seeds) →
                 inputs` as those of `clidmu_tf.data.augment`, or words such as
-                `"flip,crop"`.
+                `"flip,crop"`; `randaugment` takes pixels from 0 to 255.
             num_examples: Of a dataset whose batches name their examples
                 (`engine.examples.with_index`), how many there are; for a method that
                 remembers each.

@@ -30,8 +30,7 @@ def drawn_anew(classifier):
     """
     copy = keras.models.clone_model(classifier)
     for layer, own in _layers_of(classifier, copy):
-        is_leaf = not list(layer._flatten_layers(include_self=False))
-        if is_leaf and not layer.trainable_variables:
+        if not layer.trainable_variables:
             own.set_weights(layer.get_weights())
         _adapt(own, layer)
     copy.name = f"{classifier.name}_peer"
@@ -47,8 +46,12 @@ def set_weights(layer, weights):
 
 
 def _layers_of(classifier, copy):
-    flat = (model._flatten_layers(include_self=False) for model in (classifier, copy))
-    return zip(*flat, strict=True)
+    """The layers of both, those of models inside of them one by one."""
+    for layer, own in zip(classifier.layers, copy.layers, strict=True):
+        if getattr(layer, "layers", None):
+            yield from _layers_of(layer, own)
+        else:
+            yield layer, own
 
 
 def _adapt(copy, layer):

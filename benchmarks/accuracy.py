@@ -260,7 +260,7 @@ def two_networks_rows(seeds, only, noises):
     found = {}
     for name, (method, own) in PAIRS.items():
         found |= with_and_without(name, method, own)
-        slow = {"method": "clid_mu", "inner": method, **own, "meta_learning_rate": 1e-4}
+        slow = {**found[f"{name} + CLID-MU"], "meta_learning_rate": 1e-4}
         found[f"{name} + CLID-MU, meta rate 1e-4"] = slow
     for (noise, n), (name, m), seed in itertools.product(
         PAIRS_NOISES.items(), found.items(), seeds

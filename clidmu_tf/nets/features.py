@@ -5,8 +5,8 @@ import re
 import keras
 from keras import ops
 
-# Of a last layer of several units, and of a single one, which tells two classes apart.
 LEAST_PROBABILITY = 1e-30  # Keeps the logarithm of a mean of probabilities finite.
+# Of a last layer of several units, and of a single one, which tells two classes apart.
 OUTPUT_ACTIVATIONS = {False: ("linear", "softmax"), True: ("linear", "sigmoid")}
 
 

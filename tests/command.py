@@ -1,18 +1,30 @@
-"""`train.py` in the process of the tests, for the fixture `cli`."""
+"""`train.py` in the process of the tests."""
 
 import types
 
+import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from clidmu_tf.runs import cli as command_line
+from clidmu_tf.runs import outcome, tasks
 from clidmu_tf.runs.config import Config
 
 command_line.define_flags(Config, flags.FLAGS)
 
 
+def train(config):
+    """`tasks.train` without pictures, audit and exports, which take longest."""
+    finish = outcome.finish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            outcome, "finish", lambda *arguments: finish(*arguments[:4], is_trial=True)
+        )
+        tasks.train(config)
+
+
 def run(argv, capsys):
-    """Returns the exit code of a command line, and what it printed."""
+    """Returns the exit code of a command line, and what it printed, for `cli`."""
     code = 0
     with flagsaver.flagsaver():
         try:

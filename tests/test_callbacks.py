@@ -8,9 +8,9 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util.tensor_util import make_ndarray
 
 import clidmu_tf as clidmu
-from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import Workdir
+from command import train
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -101,7 +101,7 @@ def logged(tmp_path_factory):
         **{"meta_examples": 120, "noise": "symmetric", "noise_rate": 0.4},
         workdir=str(tmp_path_factory.mktemp("log") / "run"),
     )
-    run.train(config)
+    train(config)
     workdir = Workdir(config.workdir)
     events = EventAccumulator(str(workdir.tensorboard), size_guidance={"tensors": 0})
     return config, workdir, events.Reload()

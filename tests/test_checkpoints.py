@@ -14,10 +14,10 @@ from clidmu_tf.engine.callbacks import MetricsLog
 from clidmu_tf.engine.checkpoints import Checkpointer, variables_of
 from clidmu_tf.errors import Preempted, UserError
 from clidmu_tf.files import read_arrays, write_arrays, write_atomically
-from clidmu_tf.runs import tasks as run
 from clidmu_tf.runs import training
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
+from command import train
 
 pytestmark = pytest.mark.slow
 
@@ -42,13 +42,6 @@ def config_of(workdir, **changes):
         "checkpoint_every": 4,
     }
     return Config(**(settings | changes))
-
-
-def train(config):
-    """`run.train` without the exports, which take longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.export, "export", lambda *args: None)
-        run.train(config)
 
 
 class Whole:

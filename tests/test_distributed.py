@@ -15,6 +15,7 @@ import replica
 from clidmu_tf.core.meta_gradient import local_forward, meta_step, real_gradient
 from clidmu_tf.methods.reweighting import CLASS_SLOTS
 from clidmu_tf.methods.weighting import update_classes
+from clidmu_tf.runs import strategies
 from reference import values
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,8 @@ BASE = {
     "examples": 0,  # of arrays; 0: batches that divide, as a run makes them
     "batch": 8,
 }
+
+ALONE = {"method": "wnet", "batch_scope": "replica", "warmup": 0, "steps": 1}
 
 
 def environment(**more):
@@ -52,10 +55,21 @@ def finish(process, timeout=240):
     assert process.returncode == 0, errors[-3000:]
 
 
-def train(tmp_path, name, **settings):
-    path = tmp_path / f"{name}.npz"
-    finish(start([({**BASE, **settings}, path)]))
+def train_on_one(tmp_path, **settings):
+    path = tmp_path / "one.npz"
+    replica.train({**BASE, **settings}, strategies.make("none"), path)
     return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory):
+    """What becomes of models on two replicas with XLA, all in one process."""
+    folder = tmp_path_factory.mktemp("devices")
+    mirrored = {**BASE, "strategy": "mirrored", "devices": 2, "jit": True}
+    jobs = {"vri": {"method": "vri"}, "alone": ALONE}
+    paths = {name: folder / f"{name}.npz" for name in jobs}
+    finish(start([({**mirrored, **jobs[name]}, paths[name]) for name in jobs]))
+    return {name: np.load(path) for name, path in paths.items()}
 
 
 def train_on_workers(tmp_path, **settings):
@@ -90,15 +104,14 @@ def assert_same(first, second, tolerance=2e-5, logs=True):
         )
 
 
-def test_two_replicas_with_xla_make_the_update_of_one_device(tmp_path):
+def test_two_replicas_with_xla_make_the_update_of_one_device(tmp_path, on_two):
     """Of VRI; the workers below show it of a WNet."""
-    one = train(tmp_path, "one", method="vri")
-    two = train(tmp_path, "two", method="vri", strategy="mirrored", devices=2, jit=True)
-    assert_same(one, two)
+    one = train_on_one(tmp_path, method="vri")
+    assert_same(one, on_two["vri"])
 
 
 def test_two_workers_with_xla_make_the_update_of_one_device(tmp_path):
-    one = train(tmp_path, "one", method="wnet")
+    one = train_on_one(tmp_path, method="wnet")
     first, second = train_on_workers(tmp_path, method="wnet", jit=True)
     assert_same(first, second, 0)
     assert_same(one, first)
@@ -106,14 +119,13 @@ def test_two_workers_with_xla_make_the_update_of_one_device(tmp_path):
     assert written == [2, 0]
 
 
-def test_two_workers_of_one_command_end_quietly_and_one_prints(tmp_path):
-    command = [
-        *(sys.executable, HERE.parent / "train.py", "--train_examples=300"),
-        *("--meta_examples=100", "--epochs=1", f"--workdir={tmp_path / 'run'}"),
-    ]
+def test_two_workers_of_one_command_end_quietly_and_one_prints(tmp_path, cli):
+    arguments = ["--train_examples=300", "--meta_examples=100", "--epochs=1"]
+    arguments += [f"--workdir={tmp_path / 'run'}"]
+    whole = cli(*arguments)
+    assert whole.code == 0, whole.err
+    command = [sys.executable, HERE.parent / "train.py", *arguments]
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    whole = subprocess.run(command, env=environment(**quiet), capture_output=True)
-    assert whole.returncode == 0, whole.stderr
     # A run that is finished is when one is soonest done, and gone.
     workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     processes = []
@@ -137,11 +149,10 @@ def test_two_workers_of_one_command_end_quietly_and_one_prints(tmp_path):
     assert second == first_error == second_error == ""
 
 
-def test_replicas_alone_take_the_mean_of_what_each_would_do(tmp_path):
+def test_replicas_alone_take_the_mean_of_what_each_would_do(on_two):
     """The documented difference of batch_scope="replica", and nothing else."""
-    keywords = {"method": "wnet", "batch_scope": "replica", "warmup": 0, "steps": 1}
-    two = train(tmp_path, "two", strategy="mirrored", devices=2, jit=True, **keywords)
-    model = replica.make_model({**BASE, **keywords})
+    two = on_two["alone"]
+    model = replica.make_model({**BASE, **ALONE})
     x, y = replica.data()
     velocity = [0.0] * 6, [0.0] * 4
     for step in range(2):

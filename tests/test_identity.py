@@ -13,6 +13,7 @@ from clidmu_tf.errors import UserError
 from clidmu_tf.runs import tasks
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.workdir import Workdir
+from command import train
 
 NAMES = np.array([f"image {i}" for i in range(400)], object)
 LABELS = np.arange(400) % 4
@@ -156,9 +157,9 @@ def test_an_image_that_is_lost_in_mid_run_is_named(
         with pytest.raises(
             UserError, match="can't be read any more .1: .*cat/3.png.: "
         ):
-            tasks.train(run(tmp_path))
+            train(run(tmp_path))
     path.write_bytes(whole)
-    tasks.train(run(tmp_path))
+    train(run(tmp_path))
     assert Workdir(tmp_path / "run").finished()
 
 

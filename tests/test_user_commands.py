@@ -22,6 +22,7 @@ from clidmu_tf.runs.batches import Reader
 from clidmu_tf.runs.config import Config
 from clidmu_tf.runs.experiment import Experiment
 from clidmu_tf.runs.workdir import Workdir
+from command import train
 from texts import message
 
 pytestmark = pytest.mark.slow
@@ -272,10 +273,10 @@ def test_lines_of_an_epoch_fit_a_terminal(tmp_path, capsys):
 def test_a_finished_run_goes_on_as_one_that_was_longer(tmp_path, capsys):
     changes = {"lr_schedule": "cosine_restarts", "lr_period": 1}
     whole = digits_run(tmp_path / "whole", **changes).replace(epochs=4)
-    tasks.train(whole)
+    train(whole)
     first = digits_run(tmp_path / "parts", **changes)
-    tasks.train(first)
-    tasks.train(first.replace(epochs=4))
+    train(first)
+    train(first.replace(epochs=4))
     assert "Going on at step" in capsys.readouterr().out
     one, two = (
         Workdir(tmp_path / name).metrics.read_text() for name in ("whole", "parts")
@@ -288,7 +289,7 @@ def test_a_finished_run_goes_on_as_one_that_was_longer(tmp_path, capsys):
 
 def test_a_run_whose_schedule_ended_says_why_it_cannot_go_on(tmp_path):
     first = digits_run(tmp_path / "run", lr_schedule="cosine")
-    tasks.train(first)
+    train(first)
     before = Workdir(first.workdir).config.read_text()
     with pytest.raises(ValueError, match="all of which --lr_schedule=cosine lowers"):
         tasks.train(first.replace(epochs=4))

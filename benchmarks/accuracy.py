@@ -185,7 +185,7 @@ def table_of(rows, keys, workers, path, keep=()):
     Returns:
         The mean and deviation over the seeds, and the commits they are of.
     """
-    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = report.measured(path)
     known = [row for row in known if row["commit"] in (report.commit(), *keep)]
     done = {tuple(row[key] for key in (*keys, "seed")) for row in known}
     rows = [r for r in rows if tuple(r[key] for key in (*keys, "seed")) not in done]

@@ -158,7 +158,7 @@ def run(jobs, folders, workers, path):
     """Runs the jobs that are not known yet, in parallel; returns all results."""
     import keras
 
-    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    known = report.measured(path)
     done = {(row["data"], row["method"], row["seed"]) for row in known}
     jobs = [j for j in jobs if (j["data"], j["method"], j["seed"]) not in done]
     bar = keras.utils.Progbar(len(jobs), unit_name="run")

@@ -5,6 +5,8 @@ import platform
 import subprocess
 from importlib import metadata
 
+import pandas as pd
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -20,6 +22,14 @@ def write(name, table, commits=()):
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
+
+
+def measured(path):
+    """The rows of a file of results, dicts; none where there is no file."""
+    if not path.exists():
+        return []
+    # As text: a hash such as 2264e08 would be read as a number.
+    return pd.read_csv(path, dtype={"commit": str}).to_dict("records")
 
 
 def markdown(table):

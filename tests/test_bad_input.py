@@ -190,7 +190,7 @@ $ --noise_rate=0.2
 $ --method=magic
 $ --method=
 $ --method=CLIDMU
-    --method must be one of clid_mu, co_teaching, cross_entropy, dividemix, elr, fixmatch, flexmatch, gce, …
+    --method must be one of …
 $ --tuner=grid --task=tune
     --tuner must be one of random, bayesian, hyperband; received 'grid'.
 $ --objective=accuracy --task=tune

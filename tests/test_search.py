@@ -13,6 +13,7 @@ import pytest
 from clidmu_tf import cluster
 from clidmu_tf.cluster import is_worker
 from clidmu_tf.core.losses import clid
+from clidmu_tf.engine.settings import Declared, Setting
 from clidmu_tf.errors import Preempted, TrainingDiverged, UserError
 from clidmu_tf.runs import evaluation, trials
 from clidmu_tf.runs.config import Config
@@ -94,6 +95,35 @@ def test_space_lies_around_the_values_at_hand():
     assert around["meta_batch_size"].values == [0, 25, 50, 100]
     assert around["warmup_epochs"].max_value == 5
     assert everything().get("temperature") == 0.5  # the default is the value itself
+
+
+@pytest.mark.parametrize(
+    "setting, kind, value, lowest, highest",
+    [
+        (Setting("", least=1, search=2), float, 1.5, 1, 3),
+        (Setting("", above=1, search=2), float, 1.5, 1.25, 3),
+        (Setting("", above=0, most=1, search=3), float, 0.6, 0.2, 1),
+        (Setting("", below=1, search=10), float, 0.8, 0.08, 0.9),
+        (Setting("", least=1, search=4), int, 3, 1, 12),
+    ],
+)
+def test_a_search_stays_within_what_a_setting_may_be(
+    setting, kind, value, lowest, highest
+):
+    declared = Declared(setting, kind, value)
+    found = space.space_around(["it"], {"it": declared}, {"it": value}, 5, 100)
+    (drawn,) = found.space
+    assert (drawn.min_value, drawn.max_value) == pytest.approx((lowest, highest))
+    for share in (0, 0.5, 1 - 1e-9):
+        declared.check("it", drawn.prob_to_value(share))
+
+
+def test_a_search_among_choices_knows_a_value_that_is_none_of_them():
+    config = Config(method="elr", elr_penalty=2.5)
+    base = {"elr_penalty": config.elr_penalty}
+    around = space.space_around(["elr_penalty"], config.searchable(), base, 5, 100)
+    assert around.space[0].values == [1, 3, 5, 7, 10, 2.5]
+    assert around.get("elr_penalty") == 2.5
 
 
 @pytest.mark.parametrize(

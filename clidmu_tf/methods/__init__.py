@@ -56,6 +56,9 @@ JOINED: dict[str, type[Method]] = {
     "clid_mu+uda": UDACLIDMU,
 }
 
+# What `import clidmu_tf` makes public.
+__all__ = [method.__name__ for method in METHODS.values()]
+
 
 def method_of(name: str) -> type[Method]:
     """The class of a method, or of `"outer+inner"`."""

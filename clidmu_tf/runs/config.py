@@ -7,7 +7,7 @@ from typing import Any
 from clidmu_tf.errors import UserError
 from clidmu_tf.methods import JOINED, METHODS, flags_of, method_of
 from clidmu_tf.runs.settings import RunSettings, check, setting
-from clidmu_tf.tuning.space import BATCH_SIZE, META_BATCH_SIZE, WARMUP
+from clidmu_tf.tuning.space import BATCH_SIZE, META_BATCH_SIZE, RATE, WARMUP
 
 BOOLS = {"true": True, "false": False}
 # What only a method with a weight net makes use of, besides settings of its own.
@@ -140,13 +140,14 @@ class Config(OfMethods):
 
     def searchable(self):
         """Returns what may be searched, and how: `tuning.space` says."""
-        found = {"batch_size": BATCH_SIZE, "learning_rate": 10}
+        found = {"batch_size": BATCH_SIZE, "learning_rate": RATE}
         if self.method_class.takes_meta_optimizer:
-            found |= {"meta_learning_rate": 10, "meta_batch_size": META_BATCH_SIZE}
+            found |= {"meta_learning_rate": RATE, "meta_batch_size": META_BATCH_SIZE}
         for flag, (_, declared) in flags_of(self.full_method).items():
-            how = WARMUP if declared.setting.in_epochs else declared.setting.search
-            if how is not None:
-                found[flag] = how
+            if declared.setting.in_epochs:
+                found[flag] = WARMUP
+            elif declared.setting.search is not None:
+                found[flag] = declared
         return found
 
     def method_settings(self, steps):

@@ -23,7 +23,7 @@ from clidmu_tf.tuning.search import (
     settings,
     write_report,
 )
-from clidmu_tf.tuning.space import space_around
+from clidmu_tf.tuning.space import RATE_FACTOR, space_around
 
 Train = Callable[[Config], None]
 
@@ -122,7 +122,7 @@ class Trials:
                     f"--tune_space some of {', '.join(searchable)}."
                 )
         if "learning_rate" in names:  # whatever is wrong with the lowest shows now
-            lowest = config.learning_rate / searchable["learning_rate"]
+            lowest = config.learning_rate / RATE_FACTOR
             config.replace(learning_rate=lowest)
         experiment = Experiment(config)
         if experiment.source.test_is_given:

@@ -1,18 +1,22 @@
 """What a search may draw: from ranges by name, or around the values at hand."""
 
+import math
 import numbers
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras_tuner
 
+from clidmu_tf.engine.settings import Declared, Setting
 from clidmu_tf.errors import UserError
 
 Range = tuple[float, float] | list
-# How a setting is searched around its value: by a factor up and down, among choices, or
-# as one of a kind of its own.
-How = float | tuple | str
+# How a setting is searched around its value: as its declaration says, or as one of a
+# kind of its own.
+How = Declared | str
 BATCH_SIZE, META_BATCH_SIZE, WARMUP = "batch size", "meta batch size", "warm-up"
+RATE_FACTOR = 10
+RATE = Declared(Setting("A learning rate.", above=0, search=RATE_FACTOR), float, None)
 
 
 def space_of_ranges(ranges: Mapping[str, Range]) -> keras_tuner.HyperParameters:
@@ -116,17 +120,10 @@ def space_around(
                 f"A search takes {', '.join(searchable)}; received {name!r}."
             )
         value, how = base[name], searchable[name]
-        if isinstance(how, tuple):
-            hyperparameters.Choice(name, list(how), default=value)
+        if isinstance(how, Declared):
+            _as_declared(hyperparameters, name, value, how)
         elif how == WARMUP:
             hyperparameters.Int(name, 0, max(1, epochs // 5))
-        elif not isinstance(how, str):
-            if not value > 0:
-                raise UserError(
-                    f"{name} must be above 0 to be searched; received {value}."
-                )
-            low, high = value / how, value * how
-            hyperparameters.Float(name, low, high, sampling="log", default=value)
         elif how == BATCH_SIZE:
             sizes = batch_sizes(value, examples)
             hyperparameters.Choice(name, sizes, default=value)
@@ -135,6 +132,39 @@ def space_around(
             sizes = batch_sizes(value or base["batch_size"], most)
             hyperparameters.Choice(name, [0, *sizes], default=value)
     return hyperparameters
+
+
+def _as_declared(
+    hyperparameters: keras_tuner.HyperParameters, name: str, value: Any, how: Declared
+) -> None:
+    """Adds a setting: its choices and its value, or from a part to a multiple of it."""
+    search = how.setting.search
+    if isinstance(search, tuple):
+        choices = dict.fromkeys(how.type(choice) for choice in (*search, value))
+        hyperparameters.Choice(name, list(choices), default=how.type(value))
+        return
+    if not value > 0:
+        raise UserError(f"{name} must be above 0 to be searched; received {value}.")
+    low, high = _ends(how.setting, search or 1.0, value)
+    if how.type is int:
+        low, high = max(math.ceil(low), 1), math.floor(high)
+        hyperparameters.Int(name, low, high, sampling="log", default=value)
+    else:
+        hyperparameters.Float(name, low, high, sampling="log", default=value)
+
+
+def _ends(setting: Setting, factor: float, value: float) -> tuple[float, float]:
+    """What a factor up and down comes to, as far as a setting may go."""
+    low, high = value / factor, value * factor
+    if setting.least is not None:
+        low = max(low, setting.least)
+    if setting.above is not None and low <= setting.above:
+        low = (setting.above + value) / 2  # the bound itself is none of its values
+    if setting.most is not None:
+        high = min(high, setting.most)
+    if setting.below is not None and high >= setting.below:
+        high = (setting.below + value) / 2
+    return low, high
 
 
 def batch_sizes(size: int, examples: int) -> list[int]:

@@ -168,39 +168,10 @@ def fresh_session():
     keras.utils.set_random_seed(0)
 
 
-# What decides how the engine runs a step, as graph, under XLA and over replicas.
-OF_STEPS = ("step", "draws", "prepare", "memory", "build_memory", "values")
-
-
-def one_of_each():
-    """Names of methods, of those whose steps are run alike the first alone.
-
-    The others bring another loss to the same step, or other data.
-    """
-    kinds = {}
-    for name in [*METHODS, *JOINED]:
-        method = method_of(name)
-        kinds.setdefault(tuple(getattr(method, part) for part in OF_STEPS), name)
-    return list(kinds.values())
-
-
-ONE_OF_EACH = one_of_each()
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """The case of a method, made once however many tests ask for it."""
-    return functools.cache(lambda name: Case(name, tmp_path_factory.mktemp(name)))
-
-
 @pytest.fixture(scope="module", params=[*METHODS, *JOINED])
-def case(request, cases):
-    return cases(request.param)
-
-
-@pytest.fixture(scope="module", params=ONE_OF_EACH)
-def a_case(request, cases):
-    return cases(request.param)
+def case(request, tmp_path_factory):
+    """A method; what its tests share is made once."""
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
 
 
 # --- one training, however it is run
@@ -210,21 +181,21 @@ def test_arrays_and_a_dataset_train_alike(case):
     assert_same(state_of(case.from_arrays), case.from_dataset)
 
 
-def test_steps_in_a_graph_are_the_eager_ones(a_case):
-    model = a_case.model(run_eagerly=False)
-    a_case.fit_arrays(model)
-    assert_same(state_of(model), a_case.from_dataset, 1e-5)
+def test_steps_in_a_graph_are_the_eager_ones(case):
+    model = case.model(run_eagerly=False)
+    case.fit_arrays(model)
+    assert_same(state_of(model), case.from_dataset, 1e-5)
 
 
-def test_steps_under_xla_are_the_eager_ones(a_case):
-    model = a_case.plain_model(jit_compile=True)
-    a_case.fit_arrays(model)
-    eager, _ = a_case.plain_steps
+def test_steps_under_xla_are_the_eager_ones(case):
+    model = case.plain_model(jit_compile=True)
+    case.fit_arrays(model)
+    eager, _ = case.plain_steps
     assert_same(state_of(model), eager, 2e-5)
 
 
-def test_xla_need_not_compile_anew_for_the_values_of_a_batch(a_case):
-    _, (step, tensors) = a_case.plain_steps
+def test_xla_need_not_compile_anew_for_the_values_of_a_batch(case):
+    _, (step, tensors) = case.plain_steps
     compiled = tf.function(step, jit_compile=True, autograph=False)
     captured = compiled.get_concrete_function(*tensors).captured_inputs
     hlo = compiled.experimental_get_compiler_ir(*tensors)(stage="hlo")
@@ -256,8 +227,10 @@ def test_a_loaded_model_goes_on_as_if_never_saved(case):
 
 
 @pytest.fixture(scope="module")
-def on_devices(tmp_path_factory):
+def on_devices(request, tmp_path_factory):
     """What each method comes to on one device and on two, all in one process."""
+    asking = [i for i in request.session.items if "on_devices" in i.fixturenames]
+    names = [item.callspec.params["case"] for item in asking]
     folder = tmp_path_factory.mktemp("devices")
     # The last batch of an epoch is short, and the replicas' shares of it differ.
     settings = {
@@ -273,15 +246,15 @@ def on_devices(tmp_path_factory):
             {**settings, "method": name, "strategy": where, "eager": where == "none"},
             folder / f"{name}.{where}.npz",
         )
-        for name, where in itertools.product(ONE_OF_EACH, ("none", "mirrored"))
+        for name, where in itertools.product(names, ("none", "mirrored"))
     ]
     finish(start(jobs), timeout=900)
     return folder
 
 
-def test_two_replicas_make_the_update_of_one_device(a_case, on_devices):
+def test_two_replicas_make_the_update_of_one_device(case, on_devices):
     one, two = (
-        dict(np.load(on_devices / f"{a_case.name}.{strategy}.npz"))
+        dict(np.load(on_devices / f"{case.name}.{strategy}.npz"))
         for strategy in ("none", "mirrored")
     )
     assert_same(one, two, 2e-5)
@@ -300,13 +273,13 @@ def small_network(name, input_shape, num_classes, seed=0, vocabulary_size=0):
     )
 
 
-def test_the_command_line_trains_as_fit_does(a_case, tmp_path, monkeypatch):
+def test_the_command_line_trains_as_fit_does(case, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "build", small_network)
-    waits = feeds.short_settings(a_case.method, warmup=1)  # an epoch
-    flags = {flag: name for flag, (name, _) in flags_of(a_case.name).items()}
-    count = 1 + a_case.method.takes_unlabeled_data
+    waits = feeds.short_settings(case.method, warmup=1)  # an epoch
+    flags = {flag: name for flag, (name, _) in flags_of(case.name).items()}
+    count = 1 + case.method.takes_unlabeled_data
     config = Config(
-        **a_case.flags,
+        **case.flags,
         workdir=str(tmp_path / "run"),
         train_examples=count * EXAMPLES,
         num_labels=EXAMPLES if count > 1 else 0,
@@ -325,10 +298,10 @@ def test_the_command_line_trains_as_fit_does(a_case, tmp_path, monkeypatch):
     network = small_network("", experiment.source.image_shape, 10, feeds.SEED)
     meta_optimizer = keras.optimizers.Adam(config.meta_learning_rate)
     peer = {}
-    if a_case.method.num_networks > 1:
+    if case.method.num_networks > 1:
         peer = {"peer": small_network("", network.input_shape[1:], 10, feeds.SEED + 1)}
     model = feeds.compiled(
-        a_case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
+        case.method, network, STEPS, meta_optimizer, run_eagerly=True, settings=peer
     )
     data = experiment.fit_arguments()
     model.fit(**data, epochs=EPOCHS, steps_per_epoch=STEPS, verbose=0)
@@ -476,9 +449,10 @@ def test_a_method_that_nobody_knows_is_refused():
     assert_refused(lambda: Config(method="nonsense"), *METHODS, error=UserError)
 
 
-def test_every_method_is_public_and_has_a_config():
-    paths = (pathlib.Path(__file__).parents[1] / "configs").glob("*.cfg")
-    configs = {config_module.read(path).method for path in paths}
-    for name, method in METHODS.items():
-        assert getattr(clidmu, method.__name__) is method
-        assert name in configs, f"no file in configs/ trains {name}"
+def test_a_method_is_public_and_has_a_config(case):
+    if case.name in METHODS:
+        assert getattr(clidmu, case.method.__name__) is case.method
+        assert case.method.__name__ in clidmu.__all__
+        paths = (pathlib.Path(__file__).parents[1] / "configs").glob("*.cfg")
+        methods = {config_module.read(path).method for path in paths}
+        assert case.name in methods, f"no file in configs/ trains {case.name}"

@@ -223,6 +223,14 @@ def test_installed_command_is_train_py_by_another_name(tmp_path):
     assert theirs.stderr.count("\n") == 1  # TensorFlow's start says nothing
 
 
+def test_a_python_without_the_packages_is_told_so():
+    without = [sys.executable, "-S", ROOT / "train.py"]  # no site-packages
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    found = subprocess.run(without, capture_output=True, text=True, env=environment)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert "has no absl" in found.stderr and "pip install" in found.stderr
+
+
 def test_oracle_without_true_labels_is_refused(cli, tmp_path):
     class_folders(tmp_path / "images")
     workdir = tmp_path / "run"

@@ -70,7 +70,7 @@ def test_the_example_passes_the_tests_that_are_named(project):
     said = run(command, project)
     # Its own, and each of the contract.
     contract = (project / "tests" / "test_methods.py").read_text()
-    count = len(re.findall(r"^def test_\w+\(case\b", contract, re.M))
+    count = len(re.findall(r"^def test_\w+\((?:case|name)\b", contract, re.M))
     assert f"{count + 1} passed" in said
 
 

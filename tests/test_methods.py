@@ -174,6 +174,44 @@ def case(request, tmp_path_factory):
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_devices(request, tmp_path_factory):
+    """What methods come to on one device and on two; waits for it when called.
+
+    It takes longest, and a process of its own: that runs beside the other tests.
+    """
+    folder = tmp_path_factory.mktemp("devices")
+    # The last batch of an epoch is short, and the replicas' shares of it differ.
+    settings = {
+        "devices": 2,
+        "jit": False,
+        "batch_scope": "global",
+        "warmup": 0,
+        "examples": 2 * BATCH - 1,
+        "batch": BATCH,
+    }
+    of_it = test_two_replicas_make_the_update_of_one_device
+    asking = [i for i in request.session.items if getattr(i, "function", "") is of_it]
+    names = [item.callspec.params["name"] for item in asking]
+    jobs = [
+        (
+            {**settings, "method": name, "strategy": where, "eager": where == "none"},
+            folder / f"{name}.{where}.npz",
+        )
+        for name, where in itertools.product(names, ("none", "mirrored"))
+    ]
+    process = start(jobs) if jobs else None
+
+    @functools.cache
+    def finished():
+        finish(process, timeout=900)
+        return folder
+
+    yield finished
+    if process:
+        process.kill()
+
+
 # --- one training, however it is run
 
 
@@ -224,40 +262,6 @@ def test_a_loaded_model_goes_on_as_if_never_saved(case):
     case.fit_arrays(model, first=1)
     assert_same(state_of(model), state_of(whole))
     assert_same(model.get_metrics_result(), whole.get_metrics_result())
-
-
-@pytest.fixture(scope="module")
-def on_devices(request, tmp_path_factory):
-    """What each method comes to on one device and on two, all in one process."""
-    asking = [i for i in request.session.items if "on_devices" in i.fixturenames]
-    names = [item.callspec.params["case"] for item in asking]
-    folder = tmp_path_factory.mktemp("devices")
-    # The last batch of an epoch is short, and the replicas' shares of it differ.
-    settings = {
-        "devices": 2,
-        "jit": False,
-        "batch_scope": "global",
-        "warmup": 0,
-        "examples": 2 * BATCH - 1,
-        "batch": BATCH,
-    }
-    jobs = [
-        (
-            {**settings, "method": name, "strategy": where, "eager": where == "none"},
-            folder / f"{name}.{where}.npz",
-        )
-        for name, where in itertools.product(names, ("none", "mirrored"))
-    ]
-    finish(start(jobs), timeout=900)
-    return folder
-
-
-def test_two_replicas_make_the_update_of_one_device(case, on_devices):
-    one, two = (
-        dict(np.load(on_devices / f"{case.name}.{strategy}.npz"))
-        for strategy in ("none", "mirrored")
-    )
-    assert_same(one, two, 2e-5)
 
 
 def small_network(name, input_shape, num_classes, seed=0, vocabulary_size=0):
@@ -456,3 +460,16 @@ def test_a_method_is_public_and_has_a_config(case):
         paths = (pathlib.Path(__file__).parents[1] / "configs").glob("*.cfg")
         methods = {config_module.read(path).method for path in paths}
         assert case.name in methods, f"no file in configs/ trains {case.name}"
+
+
+# --- last, since it waits for a process that the others run beside
+
+
+@pytest.mark.parametrize("name", [*METHODS, *JOINED])
+def test_two_replicas_make_the_update_of_one_device(name, on_devices):
+    folder = on_devices()
+    one, two = (
+        dict(np.load(folder / f"{name}.{strategy}.npz"))
+        for strategy in ("none", "mirrored")
+    )
+    assert_same(one, two, 2e-5)

@@ -1,5 +1,6 @@
 """`train.py` in the process of the tests."""
 
+import contextlib
 import types
 
 import pytest
@@ -13,13 +14,20 @@ from clidmu_tf.runs.config import Config
 command_line.define_flags(Config, flags.FLAGS)
 
 
-def train(config):
-    """`tasks.train` without pictures, audit and exports, which take longest."""
+@contextlib.contextmanager
+def numbers_alone():
+    """Runs leave no pictures, audit and exports meanwhile, which take longest."""
     finish = outcome.finish
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             outcome, "finish", lambda *arguments: finish(*arguments[:4], is_trial=True)
         )
+        yield
+
+
+def train(config):
+    """`tasks.train`, for its numbers alone."""
+    with numbers_alone():
         tasks.train(config)
 
 

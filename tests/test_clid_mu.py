@@ -144,9 +144,10 @@ def test_one_trace_a_function_over_an_epoch_with_a_short_last_batch():
 def test_every_form_of_labels_and_data_trains_alike(form):
     x, y = table()
     keras.utils.set_random_seed(3)
-    expected = weights_after(compiled_model(), x, y)
+    expected = weights_after(compiled_model(run_eagerly=True), x, y)
     keras.utils.set_random_seed(3)
-    model = compiled_model(small_classifier(softmax=form == "softmax"))
+    classifier = small_classifier(softmax=form == "softmax")
+    model = compiled_model(classifier, run_eagerly=True)  # to trace takes longest
     labels = {"column": y[:, None], "one_hot": np.eye(3)[y]}.get(form, y)
     if form == "dataset":
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(20)

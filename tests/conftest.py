@@ -25,7 +25,7 @@ import pytest
 def fresh_session():
     """No test sees the seed, the layer names or the dtype that another left."""
     # Without a collection of garbage, which `settled` does once a file: to look through
-    # all that was traced took a seventh of the time of all tests.
+    # all that was traced took a tenth of the time of the tests.
     keras.backend.clear_session(free_memory=False)
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")

@@ -34,7 +34,7 @@ if "clidmu_tf_command" not in sys.modules:
         WeightHistogram,
     )
     from clidmu_tf.engine.metrics import CLID
-    from clidmu_tf.methods import *  # noqa: F403
+    from clidmu_tf.methods import *  # noqa: F403 - what the registry names, no more
     from clidmu_tf.nets.weight_nets import VRI, WNet
 
     __all__ += methods.__all__

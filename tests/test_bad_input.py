@@ -3,8 +3,8 @@
 """What is said of what cannot be: a table of inputs, and of the sentence for each.
 
 `$` begins a command line (two blanks part several that differ in a flag alone, `{flag}`
-and `{value}` below), `>>>` a call; the sentence stands under those that it is for, and
-`…` at its end stands for the rest of it.
+and `{value}` below), `>>>` a call; the sentence stands under those that it is for,
+`{methods}` for the names in the registry, and `…` at its end for the rest of it.
 """
 
 import json
@@ -22,6 +22,7 @@ import tensorflow as tf
 from PIL import Image
 
 import clidmu_tf as clidmu
+from clidmu_tf.methods import METHODS
 from clidmu_tf.runs import training
 from clidmu_tf.runs.config import Config
 from command import assert_refused
@@ -190,7 +191,7 @@ $ --noise_rate=0.2
 $ --method=magic
 $ --method=
 $ --method=CLIDMU
-    --method must be one of …
+    --method must be one of {methods}; …
 $ --tuner=grid --task=tune
     --tuner must be one of random, bayesian, hyperband; received 'grid'.
 $ --objective=accuracy --task=tune
@@ -635,6 +636,7 @@ def rows(table, mark):
 def assert_says(said, expected, given=""):
     flag, _, value = given.partition("=")
     expected = expected.replace("{flag}", flag)
+    expected = expected.replace("{methods}", ", ".join(METHODS))
     expected = expected.replace("{value!r}", repr(value)).replace("{value}", value)
     if expected.endswith("…"):
         assert said.startswith(expected.removesuffix("…"))
